@@ -1,0 +1,114 @@
+"""The registry: names → addresses. A server like any other; its socket has a fixed place and is every client's way in.
+
+It holds nothing that it could lose: each named server keeps a stream open to it for as long as it has the name, and opens
+it again when the registry comes back. So names survive the registry's own restart, and a dead server's name goes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from supervisors.errors import NotRegistered, Refused
+from supervisors.server import Server
+from supervisors.wire.vocabulary import Address, Names, Register, Unregister, WhereIs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["Registry"]
+
+SETTLE = 1.0
+"""Seconds after the registry's own start in which an unknown name may just not have come back yet."""
+PATIENCE = 2.0
+"""Seconds for which a name whose server has died is expected back; then it is unknown."""
+
+
+class Registry(Server):
+    """Answers `WhereIs` and `Names`, holds a `Register` stream for each name."""
+
+    concurrency = 4096  # a look-up may wait for a name that is being restarted, and none may hold up another
+    mailbox_limit = 8192
+    stream_limit = 65536
+    cancel_running = True
+
+    async def init(self) -> None:
+        """Start with no names: they come by themselves."""
+        self._born = time.monotonic()
+        self._addresses: dict[str, Address] = {}
+        self._died: dict[str, float] = {}
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    async def handle_call(self, message: Any) -> Any:
+        """`WhereIs` gives an `Address`, or raises `NotRegistered`; `Names` gives all of them."""
+        match message:
+            case WhereIs(name):
+                return await self._where_is(name)
+            case Names():
+                return dict(self._addresses)
+            case _:
+                return await super().handle_call(message)
+
+    async def handle_cast(self, message: Any) -> None:
+        """`Unregister`: the server ends and will not be started again, so nobody need wait for its name."""
+        match message:
+            case Unregister(name, incarnation):
+                holder = self._addresses.get(name)
+                if holder is not None and holder.incarnation == incarnation:
+                    del self._addresses[name]
+                    self._died.pop(name, None)
+                    self._wake(name)
+            case _:
+                await super().handle_cast(message)
+
+    async def handle_stream(self, message: Any) -> AsyncIterator[Any]:
+        """`Register`: yields once when the name is held, and holds it until the stream is closed."""
+        if not isinstance(message, Register):
+            problem = f"the registry does not stream {message!r:.200}"
+            raise Refused(problem, "unhandled")
+        name, address = message.name, message.address
+        holder = self._addresses.get(name)
+        if holder is not None and holder.place != address.place:
+            problem = f"the name {name!r} is taken by {holder.place}; give one of the two another name="
+            raise Refused(problem, "name_taken")
+        self._addresses[name] = address
+        self._died.pop(name, None)
+        self._wake(name)
+        try:
+            yield True
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if self._addresses.get(name) == address:
+                del self._addresses[name]
+                self._died[name] = time.monotonic()
+                self._forget_old()
+
+    async def _where_is(self, name: str) -> Address:
+        while True:
+            address = self._addresses.get(name)
+            if address is not None:
+                return address
+            until = max(self._born + SETTLE, self._died.get(name, 0.0) + PATIENCE)
+            remaining = until - time.monotonic()
+            if remaining <= 0:
+                raise NotRegistered(name, self._similar(name))
+            change = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(name, []).append(change)
+            await asyncio.wait([change], timeout=remaining)
+
+    def _wake(self, name: str) -> None:
+        for change in self._waiting.pop(name, ()):
+            if not change.done():
+                change.set_result(None)
+
+    def _forget_old(self) -> None:
+        horizon = time.monotonic() - PATIENCE
+        self._died = {name: when for name, when in self._died.items() if when > horizon}
+        for name in [name for name, changes in self._waiting.items() if all(change.done() for change in changes)]:
+            del self._waiting[name]
+
+    def _similar(self, name: str) -> tuple[str, ...]:
+        from difflib import get_close_matches
+
+        return tuple(get_close_matches(name, self._addresses, n=2))
