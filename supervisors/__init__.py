@@ -8,7 +8,7 @@ What you use::
     Client, Ref                     reach servers by name
     sync                            the same without `await`
     errors, exits                   everything that can go wrong, and every way to end
-    wire                            let your dataclasses, pydantic models and enums travel
+    wire_type                       let your dataclasses, pydantic models and enums travel
 
 The specification of supervision is `supervisors.supervisor`; the map of the modules:
 
@@ -38,7 +38,7 @@ from supervisors.errors import (
 from supervisors.ref import Ref
 from supervisors.server import Server
 from supervisors.spec import ChildSpec, Restart, Strategy, Supervisor, child
-from supervisors.wire.codec import wire
+from supervisors.wire.codec import wire_type
 from supervisors.wire.vocabulary import Down
 
 __all__ = [
@@ -67,5 +67,5 @@ __all__ = [
     "errors",
     "exits",
     "sync",
-    "wire",
+    "wire_type",
 ]

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from supervisors.wire.codec import wire
+from supervisors.wire.codec import wire_type
 
 __all__ = ["NO_CONTEXT", "Context", "Credit", "Entry", "Kind", "Sink", "Statistics", "Timer", "current_context"]
 
@@ -50,7 +50,7 @@ NO_CONTEXT = Context()
 current_context: ContextVar[Context] = ContextVar("supervisors_context", default=NO_CONTEXT)
 
 
-@wire("supervisors.Statistics")
+@wire_type("supervisors.Statistics")
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Counters of one server since its start; `waiting` and `running` are of this moment."""

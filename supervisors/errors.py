@@ -194,7 +194,7 @@ class UnsupportedValue(WireError, TypeError):
         self.hint = hint
 
     def __str__(self) -> str:
-        hint = self.hint or "register its class with @wire or send plain values"
+        hint = self.hint or "register its class with @wire_type or send plain values"
         return f"{self.path}: a value of type {self.type_name} cannot travel; {hint}"
 
 

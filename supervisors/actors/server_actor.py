@@ -116,7 +116,10 @@ class _Life:
             await mailbox.start(spec.args, spec.kwargs)
             with suppress(FileNotFoundError):
                 os.unlink(self._path)  # noqa: PTH108 - of an earlier process with this pid or place
-            await self._loop.create_unix_server(lambda: Connection(mailbox, self._connections), self._path, backlog=512)
+            # Kept: a listener that nobody refers to is collected, and with it the door of a living server.
+            self._listener = await self._loop.create_unix_server(
+                lambda: Connection(mailbox, self._connections), self._path, backlog=512
+            )
             if spec.name is not None and spec.name != REGISTRY:
                 await self._register(exchange, spec.name)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the start has failed and the supervisor decides

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisors.spec import Supervisor
-from supervisors.wire.codec import wire
+from supervisors.wire.codec import wire_type
 
 __all__ = ["NodeConfig"]
 
 
-@wire("supervisors.NodeConfig")
+@wire_type("supervisors.NodeConfig")
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Everything a node needs. Holds no secret: the key of the control plane is made in the node and never leaves it."""

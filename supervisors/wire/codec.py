@@ -2,7 +2,7 @@
 
 None, bool, int of any size, float, str, bytes, list, dict with any hashable keys that travel, tuple, set,
 frozenset, datetime, date, time, timedelta, Decimal, UUID, complex (`values`), numpy arrays and scalars
-(`arrays`), and what was registered with `@wire` or `register` (`registered`). Nothing else, and no subclass
+(`arrays`), and what was registered with `@wire_type` or `register` (`registered`). Nothing else, and no subclass
 of these: `UnsupportedValue` names the field. `bytearray` and `memoryview` arrive as bytes.
 
 Nothing is unpickled and nothing that a peer names is imported. What arrives is bounded by its size:
@@ -24,10 +24,10 @@ from msgpack import ExtType, Packer, Unpacker, unpackb
 
 from supervisors.errors import GarbledFrame, UnknownWireType, UnsupportedValue, WireError
 from supervisors.wire import arrays, registered
-from supervisors.wire.registered import Registered, register, wire
+from supervisors.wire.registered import Registered, register, wire_type
 from supervisors.wire.values import DECODERS, ENCODERS, Encode
 
-__all__ = ["MAX_NESTING", "Reader", "explain", "pack", "pack_at", "register", "unpack", "wire"]
+__all__ = ["MAX_NESTING", "Reader", "explain", "pack", "pack_at", "register", "unpack", "wire_type"]
 
 MAX_NESTING = 32
 """How deep extension values (tuples, sets, registered ones) nest; lists and dicts in each: 1,000 deep."""

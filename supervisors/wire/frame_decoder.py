@@ -6,16 +6,18 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 from msgpack import unpackb
 
 from supervisors.errors import WireError
 from supervisors.wire.codec import Reader
 
-__all__ = ["MAX_FRAME", "Fault", "FrameDecoder", "FrameStatistics"]
+__all__ = ["HEADER_SIZE", "MAX_FRAME", "Fault", "FrameDecoder", "FrameStatistics", "header"]
 
 MAX_FRAME = 16 * 1024 * 1024
-"""Bytes in one frame, unless told otherwise; the four of the length do not count."""
+"""Bytes in one frame, unless told otherwise; the header does not count."""
+HEADER_SIZE = 12
 
 _U64 = 2**64 - 1
 _U32 = 2**32 - 1
@@ -23,10 +25,20 @@ _MAX_INF, _MIN_INF = float("inf"), float("-inf")
 # Compared by identity, as True equals 1; what is equal but not identical goes the longer way.
 _CALL, _REPLY = 1, 2
 _CHECKED_SIZE = 1024  # as in the codec: smaller bodies go to msgpack as they are
-_read_length = struct.Struct(">I").unpack_from
+_MAGIC = 0xD5F0
+_MAGIC_BYTES = b"\xd5\xf0"
+_HEADER = struct.Struct(">HIIH")
+_write_header, _read_header = _HEADER.pack, _HEADER.unpack_from
 
 # Where each kind has its payload; 0 is none.
 _PAYLOAD = {1: 5, 2: 2, 3: 2, 4: 5, 5: 5, 6: 3, 7: 0, 8: 2, 9: 0, 10: 0, 11: 0}
+
+
+def header(body: bytes) -> bytes:
+    """What stands before a body: magic (2 bytes), length (4), CRC-32 of the body (4), check of length and CRC (2)."""
+    size, crc = len(body), crc32(body)
+    mixed = size ^ crc
+    return _write_header(_MAGIC, size, crc, (mixed ^ mixed >> 16) & 0xFFFF)
 
 
 class Fault:
@@ -58,17 +70,19 @@ class FrameDecoder:
     A frame that is no good is dropped and counted, and the stream goes on after it:
 
     - `oversized`: longer than `max_frame`; its bytes are passed over as they come and never kept.
-    - `garbled`: its bytes are no msgpack value.
+    - `garbled`: its bytes were changed on the way, or are no msgpack value.
     - `malformed`: a value, but no frame: not an array, wrong number of elements, or a header of the wrong
       types.
     - `unknown_kind`: an array whose first element is a number that names no kind.
 
-    It holds at most one frame of up to `max_frame` bytes. The lengths themselves are believed: there is
-    nothing to check them by.
+    It holds at most one frame of up to `max_frame` bytes. A header that is no good is passed over up to the next good
+    one, so that a changed length costs its own frame only. (CRC-32 finds accidents. Against intent stand the socket's
+    directory and the peer's uid.)
     """
 
     __slots__ = (
         "_extension",
+        "_lost",
         "_partial",
         "_reader",
         "_skip",
@@ -91,7 +105,8 @@ class FrameDecoder:
         self._reader = Reader()
         self._extension = self._reader.extension
         self._unfinished = False  # whether one of these two holds something
-        self._partial = bytearray()  # the beginning of a frame, its length included
+        self._lost = False  # whether the next good header is being looked for
+        self._partial = bytearray()  # the beginning of a frame, its header included
         self._skip = 0  # bytes of an oversized frame that are still to come
 
     def statistics(self) -> FrameStatistics:
@@ -99,7 +114,7 @@ class FrameDecoder:
         return FrameStatistics(self.garbled, self.oversized, self.unknown_kind, self.malformed, self.faults)
 
     # One long function: it runs for every message there is, and a call to another costs it a tenth.
-    def feed(self, data: bytes | bytearray | memoryview) -> list[list[Any]]:  # noqa: C901, PLR0912
+    def feed(self, data: bytes | bytearray | memoryview) -> list[list[Any]]:  # noqa: C901, PLR0912, PLR0915
         """The frames that these bytes complete, in order, each an array as in `frames`.
 
         Keeps no reference to `data`.
@@ -111,9 +126,14 @@ class FrameDecoder:
                 frames = self.feed(whole)
         reader = self._reader
         end = len(data)
-        start = 4  # of a body; its length stands before it
+        start = HEADER_SIZE  # of a body; its header stands before it
         while start <= end:
-            size = _read_length(data, start - 4)[0]
+            magic, size, crc, check = _read_header(data, start - HEADER_SIZE)
+            mixed = size ^ crc
+            if magic != _MAGIC or (mixed ^ mixed >> 16) & 0xFFFF != check:
+                start = self._find_header(data, start - HEADER_SIZE + 1) + HEADER_SIZE
+                continue
+            self._lost = False
             stop = start + size
             if stop > end or size > self.max_frame:
                 if size <= self.max_frame:
@@ -123,19 +143,22 @@ class FrameDecoder:
                     self._skip = stop - end
                     self._unfinished = True
                     return frames
-                start = stop + 4
+                start = stop + HEADER_SIZE
+                continue
+            body = data[start:stop]
+            start = stop + HEADER_SIZE
+            if crc32(body) != crc:
+                self.garbled += 1
                 continue
             try:
                 if size <= _CHECKED_SIZE:
-                    frame = unpackb(data[start:stop], ext_hook=self._extension, strict_map_key=False)
+                    frame = unpackb(body, ext_hook=self._extension, strict_map_key=False)
                 else:
-                    frame = reader.read(memoryview(data)[start:stop])
+                    frame = reader.read(body)
             except Exception:  # noqa: BLE001 - also what a key's __hash__ raises: the bytes are the cause
                 self.garbled += 1
                 reader.fault = None
-                start = stop + 4
                 continue
-            start = stop + 4
             # Nearly all traffic is calls and replies: `_opening` and `_answer`, in place.
             if type(frame) is list and reader.fault is None:
                 if len(frame) == 6 and frame[0] is _CALL:  # noqa: PLR2004
@@ -156,10 +179,20 @@ class FrameDecoder:
                         continue
             if self._is_frame(frame):
                 frames.append(frame)
-        if start - 4 < end:
-            self._partial += data[start - 4 :]
+        if start - HEADER_SIZE < end:
+            self._partial += data[start - HEADER_SIZE :]
             self._unfinished = True
         return frames
+
+    def _find_header(self, data: bytes | bytearray | memoryview, at: int) -> int:
+        """Where the next header may begin; the end, or one byte before it, if there is none yet."""
+        if not self._lost:
+            self._lost = True
+            self.garbled += 1
+        found = bytes(data[at:]).find(_MAGIC_BYTES)
+        if found >= 0:
+            return at + found
+        return len(data) - 1 if len(data) > at and data[-1] == _MAGIC_BYTES[0] else len(data)
 
     def _is_frame(self, value: Any) -> bool:
         """Whether a value is a frame; counts it if not, and puts the `Fault` in if there is one."""
@@ -186,20 +219,26 @@ class FrameDecoder:
         if self._skip:
             return None, self._pass(self._skip, rest)
         partial = self._partial
-        missing = max(4 - len(partial), 0)
+        missing = max(HEADER_SIZE - len(partial), 0)
         partial += rest[:missing]
         rest = rest[missing:]
-        if len(partial) < 4:  # noqa: PLR2004
+        if len(partial) < HEADER_SIZE:
             return None, rest
-        size = _read_length(partial)[0]
+        magic, size, crc, check = _read_header(partial)
+        mixed = size ^ crc
+        if magic != _MAGIC or (mixed ^ mixed >> 16) & 0xFFFF != check:
+            # Not a header after all: looked through again, together with what follows it.
+            self._partial = bytearray()
+            self._unfinished = False
+            return None, memoryview(bytes(partial) + bytes(rest))
         if size > self.max_frame:
             self.oversized += 1
             self._partial = bytearray()
             return None, self._pass(size, rest)
-        missing = 4 + size - len(partial)
+        missing = HEADER_SIZE + size - len(partial)
         partial += rest[:missing]
         rest = rest[missing:]
-        if len(partial) < 4 + size:
+        if len(partial) < HEADER_SIZE + size:
             return None, rest
         self._partial = bytearray()
         self._unfinished = False

@@ -1,7 +1,8 @@
 """The frames of a link: what two processes of a tree say to each other.
 
-Pure: values in, bytes out; `frame_decoder` is the way back, re-exported here. On the wire a frame is its
-length (4 bytes, big-endian) and one msgpack array, whose first element is the kind:
+Pure: values in, bytes out; `frame_decoder` is the way back, re-exported here. On the wire a frame is a header of
+12 bytes (magic, length, CRC-32, check; see `frame_decoder.header`) and one msgpack array, whose first element is
+the kind:
 
 ====== == ========================================================= ==================================
 kind   no array                                                     from, meaning
@@ -32,12 +33,11 @@ A payload that this process cannot make (an unregistered class, a state that its
 from __future__ import annotations
 
 import enum
-import struct
 from typing import Any
 
 from supervisors.errors import FrameTooLarge
 from supervisors.wire.codec import explain, pack_at
-from supervisors.wire.frame_decoder import MAX_FRAME, Fault, FrameDecoder, FrameStatistics
+from supervisors.wire.frame_decoder import MAX_FRAME, Fault, FrameDecoder, FrameStatistics, header
 
 __all__ = [
     "MAX_FRAME",
@@ -76,11 +76,9 @@ class Kind(enum.IntEnum):
 
 
 # --- encoding -----------------------------------------------------------------------------------------------
-# Each function returns a whole frame, its length included. They raise, before anything is sent,
+# Each function returns a whole frame, its header included. They raise, before anything is sent,
 # `UnsupportedValue` for what cannot travel (its path begins with the name in the table above) and
 # `FrameTooLarge` for a frame over `limit` bytes. The header is the link's own work; the receiver checks it.
-
-_prefix = struct.Struct(">I").pack
 
 
 def encode_call(  # noqa: PLR0913, PLR0917 - the elements of the frame, in its order
@@ -169,7 +167,7 @@ def _encode(frame: list[Any], limit: int) -> bytes:
     size = len(body)
     if size > limit:
         raise FrameTooLarge(size, limit)
-    return _prefix(size) + body
+    return header(body) + body
 
 
 _OPENING = ("kind", "id", "deadline", "correlation", "trace", "message")

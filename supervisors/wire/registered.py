@@ -32,7 +32,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
 
-__all__ = ["Registered", "by_class", "by_name", "register", "wire"]
+__all__ = ["Registered", "by_class", "by_name", "register", "wire_type"]
 
 C = TypeVar("C", bound=type[Any])
 _Converters: TypeAlias = tuple[Callable[[Any], Any], Callable[[Any], Any], bool]
@@ -57,15 +57,15 @@ taken: set[type[Any]] = {type(None), bool, int, float, str, bytes, bytearray, me
 
 
 @overload
-def wire(cls: C, /) -> C: ...
+def wire_type(cls: C, /) -> C: ...
 
 
 @overload
-def wire(name: str, /) -> Callable[[C], C]: ...
+def wire_type(name: str, /) -> Callable[[C], C]: ...
 
 
-def wire(cls_or_name: C | str, /) -> C | Callable[[C], C]:
-    """Let the instances of a dataclass, pydantic model or enum travel: `@wire` or `@wire("name")`.
+def wire_type(cls_or_name: C | str, /) -> C | Callable[[C], C]:
+    """Let the instances of a dataclass, pydantic model or enum travel: `@wire_type` or `@wire_type("name")`.
 
     It stands above `@dataclass`. The name defaults to `module.QualName`; a name of your own survives the move
     of the class to another module.
@@ -93,7 +93,7 @@ def register(
     to_wire: Callable[[Any], Any] | None = None,
     from_wire: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Let the instances of any class travel, through two converters; without them, as `@wire` does.
+    """Let the instances of any class travel, through two converters; without them, as `@wire_type` does.
 
     `to_wire(instance)` returns a value that travels; `from_wire(state)` gets it in the receiver and returns
     the instance. Both run on the thread that encodes or decodes (in a server: its loop), so they neither
@@ -125,7 +125,7 @@ def _enter(entry: Registered) -> None:
     if present is not None and present.cls is not entry.cls and not _same_definition(present.cls, entry.cls):
         raise ValueError(
             f"{entry.name!r} names {_path(present.cls)} already, so it cannot name {_path(entry.cls)}; "
-            f"give one of them a name of its own with @wire('...')"
+            f"give one of them a name of its own with @wire_type('...')"
         )
     by_name[entry.name] = entry
     by_class[entry.cls] = entry
@@ -166,7 +166,7 @@ def _converters(cls: type[Any]) -> _Converters:
     if dataclasses.is_dataclass(cls):
         return _dataclass_converters(cls)
     raise TypeError(
-        f"{cls.__qualname__} is no dataclass, pydantic model or Enum; put @wire above @dataclass, "
+        f"{cls.__qualname__} is no dataclass, pydantic model or Enum; put @wire_type above @dataclass, "
         f"or give converters: register({cls.__qualname__}, to_wire=..., from_wire=...)"
     )
 

@@ -10,13 +10,11 @@ The node is the caller. Nothing here is imported in a host process.
 
 import errno
 import logging
-import os
 import random
 import resource
 import signal
 import socket
 import time
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

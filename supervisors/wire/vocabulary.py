@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supervisors import errors, exits, spec
-from supervisors.wire.codec import register, wire
+from supervisors.wire.codec import register, wire_type
 
 __all__ = [
     "Address",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-@wire("supervisors.Address")
+@wire_type("supervisors.Address")
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a server is right now: one incarnation of one place. It delivers; the place and the name identify."""
@@ -47,7 +47,7 @@ class Address:
         return self.place.rpartition("/")[2]
 
 
-@wire("supervisors.Down")
+@wire_type("supervisors.Down")
 @dataclass(frozen=True, slots=True)
 class Down:
     """What a monitor tells, exactly once."""
@@ -56,19 +56,19 @@ class Down:
     reason: exits.ExitReason
 
 
-@wire("supervisors.GetStatistics")
+@wire_type("supervisors.GetStatistics")
 @dataclass(frozen=True, slots=True)
 class GetStatistics:
     """To any server: answered beside the mailbox, without the server's own code."""
 
 
-@wire("supervisors.WhichChildren")
+@wire_type("supervisors.WhichChildren")
 @dataclass(frozen=True, slots=True)
 class WhichChildren:
     """To a supervisor: a `StatusReport` of itself and its children, in start order."""
 
 
-@wire("supervisors.AwaitDown")
+@wire_type("supervisors.AwaitDown")
 @dataclass(frozen=True, slots=True)
 class AwaitDown:
     """To a supervisor: answered with the exit reason as soon as that incarnation of that child is down."""
@@ -77,13 +77,13 @@ class AwaitDown:
     incarnation: int
 
 
-@wire("supervisors.StopTree")
+@wire_type("supervisors.StopTree")
 @dataclass(frozen=True, slots=True)
 class StopTree:
     """To the root: stop everything in order and end."""
 
 
-@wire("supervisors.ChildInfo")
+@wire_type("supervisors.ChildInfo")
 @dataclass(frozen=True, slots=True)
 class ChildInfo:
     """One child, as its supervisor sees it. `uptime` in seconds."""
@@ -100,7 +100,7 @@ class ChildInfo:
     uptime: float
 
 
-@wire("supervisors.StatusReport")
+@wire_type("supervisors.StatusReport")
 @dataclass(frozen=True, slots=True)
 class StatusReport:
     """A supervisor and its children."""
@@ -116,7 +116,7 @@ class StatusReport:
     counters: dict[str, Any] = field(default_factory=dict)
 
 
-@wire("supervisors.Register")
+@wire_type("supervisors.Register")
 @dataclass(frozen=True, slots=True)
 class Register:
     """To the registry, as a stream: this name is at this address for as long as the stream stays open."""
@@ -125,7 +125,7 @@ class Register:
     address: Address
 
 
-@wire("supervisors.Unregister")
+@wire_type("supervisors.Unregister")
 @dataclass(frozen=True, slots=True)
 class Unregister:
     """To the registry, as a cast: the server of that incarnation ends and will not come back."""
@@ -134,7 +134,7 @@ class Unregister:
     incarnation: int
 
 
-@wire("supervisors.WhereIs")
+@wire_type("supervisors.WhereIs")
 @dataclass(frozen=True, slots=True)
 class WhereIs:
     """To the registry: the `Address` of a name; waits a moment for one that is being restarted."""
@@ -142,7 +142,7 @@ class WhereIs:
     name: str
 
 
-@wire("supervisors.Names")
+@wire_type("supervisors.Names")
 @dataclass(frozen=True, slots=True)
 class Names:
     """To the registry: every name and its address."""

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from supervisors.errors import GarbledFrame, UnknownWireType, UnsupportedValue
 from supervisors.wire import registered
-from supervisors.wire.codec import MAX_NESTING, Reader, pack, register, unpack, wire
+from supervisors.wire.codec import MAX_NESTING, Reader, pack, register, unpack, wire_type
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -490,10 +490,10 @@ def test_the_codec_imports_neither_numpy_nor_pydantic(tmp_path: Path) -> None:
     """Importing it, and using it for plain and registered values, loads neither of them, nor pickle."""
     script = """
 import dataclasses, sys
-from supervisors.wire.codec import pack, unpack, wire
+from supervisors.wire.codec import pack, unpack, wire_type
 from supervisors.wire import frames
 
-@wire
+@wire_type
 @dataclasses.dataclass
 class Here:
     x: int
@@ -516,7 +516,7 @@ assert not loaded, loaded
 
 
 def test_wire_is_exported_where_users_look_for_it() -> None:
-    """`codec.wire` and `codec.register` are the ones of the registry."""
-    assert wire is registered.wire
+    """`codec.wire_type` and `codec.register` are the ones of the registry."""
+    assert wire_type is registered.wire_type
     assert register is registered.register
     assert unpack(pack(uuid.UUID(int=7))) == uuid.UUID(int=7)

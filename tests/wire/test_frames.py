@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from supervisors.errors import FrameTooLarge, GarbledFrame, UnknownWireType, UnsupportedValue
 from supervisors.wire import frames, registered
 from supervisors.wire.codec import register
+from supervisors.wire.frame_decoder import HEADER_SIZE, header
 from supervisors.wire.frames import MAX_FRAME, Fault, FrameDecoder, FrameStatistics, Kind
 
 pytestmark = pytest.mark.timeout(60)
@@ -59,7 +60,7 @@ def registrations() -> Iterator[None]:
 
 def framed(body: bytes) -> bytes:
     """Any bytes as one frame."""
-    return struct.pack(">I", len(body)) + body
+    return header(body) + body
 
 
 def raw(*elements: Any) -> bytes:
@@ -99,7 +100,7 @@ def test_the_numbers_of_the_kinds_are_part_of_the_wire() -> None:
 @pytest.mark.parametrize("data, frame", ENCODED)
 def test_every_kind_goes_out_and_comes_in(data: bytes, frame: list[Any]) -> None:
     """The length stands before the body, and the decoder gives back the array."""
-    assert struct.unpack_from(">I", data)[0] == len(data) - 4
+    assert data[:HEADER_SIZE] == header(data[HEADER_SIZE:])
     decoder = FrameDecoder()
     assert decoder.feed(data) == [frame]
     assert type(decoder.feed(data)[0][0]) is int
@@ -173,7 +174,7 @@ def test_a_value_that_cannot_travel_is_named_within_its_frame(encode: Callable[[
 
 def test_a_frame_over_the_limit_is_refused_and_one_at_the_limit_passes() -> None:
     """The limit counts the bytes of the body, on both sides alike."""
-    size = len(frames.encode_reply(1, b"x" * 1000)) - 4
+    size = len(frames.encode_reply(1, b"x" * 1000)) - HEADER_SIZE
     data = frames.encode_reply(1, b"x" * 1000, size)
     assert FrameDecoder(size).feed(data) == [[2, 1, b"x" * 1000]]
     with pytest.raises(FrameTooLarge) as caught:
@@ -290,7 +291,7 @@ def test_an_oversized_frame_is_passed_over_without_being_kept(piece: int) -> Non
     got = []
     for at in range(0, len(stream), piece):
         got += decoder.feed(stream[at : at + piece])
-        assert len(decoder._partial) <= 104
+        assert len(decoder._partial) <= 100 + HEADER_SIZE
     assert got == [[2, 1, b"x" * 50]] * 3
     assert counted(decoder) == {"oversized": 3}
 
@@ -301,7 +302,9 @@ def test_an_absurd_length_is_only_an_oversized_frame() -> None:
     chunk = bytes(1 << 20)
     tracemalloc.start()
     try:
-        assert decoder.feed(GOOD + b"\xff\xff\xff\xff") == [GOOD_FRAME]
+        size, crc = U32, 0
+        announced = struct.pack(">HIIH", 0xD5F0, size, crc, (size ^ size >> 16) & 0xFFFF)
+        assert decoder.feed(GOOD + announced) == [GOOD_FRAME]
         for _ in range(64):
             assert decoder.feed(chunk) == []
         assert tracemalloc.get_traced_memory()[1] < 200_000
@@ -399,7 +402,7 @@ def survives(decoder: FrameDecoder, stream: bytes, chance: random.Random) -> lis
         piece = chance.choice((1, 2, 5, 17, 100, 4096))
         got += decoder.feed(stream[at : at + piece])
         at += piece
-        assert len(decoder._partial) <= decoder.max_frame + 4
+        assert len(decoder._partial) <= decoder.max_frame + HEADER_SIZE
     for frame in got:
         assert type(frame) is list
         assert frame[0] in list(Kind)
@@ -425,14 +428,23 @@ def test_no_frame_bodies_make_the_decoder_raise(bodies: list[bytes], chance: ran
 
 
 @given(st.sampled_from(ENCODED), st.data(), st.randoms(use_true_random=False))
-def test_a_mutated_body_harms_only_itself(chosen: tuple[bytes, list[Any]], data: st.DataObject, chance: random.Random) -> None:
-    """One wrong byte behind the length: the frames before and after arrive unchanged."""
+def test_one_wrong_byte_anywhere_harms_only_its_frame(
+    chosen: tuple[bytes, list[Any]], data: st.DataObject, chance: random.Random
+) -> None:
+    """In header or body: that frame is dropped and counted, never taken for another; those around it arrive unchanged."""
     broken = bytearray(chosen[0])
-    broken[data.draw(st.integers(4, len(broken) - 1))] ^= data.draw(st.integers(1, 255))
-    got = survives(FrameDecoder(LIMIT), GOOD + broken + GOOD, chance)
-    assert got[0] == GOOD_FRAME
-    assert got[-1] == GOOD_FRAME
-    assert len(got) <= 3
+    broken[data.draw(st.integers(0, len(broken) - 1))] ^= data.draw(st.integers(1, 255))
+    decoder = FrameDecoder(LIMIT)
+    assert survives(decoder, GOOD + broken + GOOD + GOOD, chance) == [GOOD_FRAME] * 3
+    assert decoder.statistics().garbled == 1
+
+
+@given(st.binary(min_size=1, max_size=200), st.randoms(use_true_random=False))
+def test_noise_between_frames_is_passed_over(noise: bytes, chance: random.Random) -> None:
+    """Bytes that belong to no frame cost no frame: the next header is found again."""
+    decoder = FrameDecoder(LIMIT)
+    assert survives(decoder, GOOD + noise + GOOD, chance) == [GOOD_FRAME] * 2
+    assert decoder.statistics().garbled >= 1
 
 
 def test_a_million_random_bytes_are_survived() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from supervisors.errors import GarbledFrame, Refused, UnknownWireType, UnsupportedValue
 from supervisors.wire import registered
-from supervisors.wire.codec import pack, register, unpack, wire
+from supervisors.wire.codec import pack, register, unpack, wire_type
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -62,8 +62,8 @@ class Drawing:
 
 def test_dataclasses_travel_with_all_their_fields() -> None:
     """Frozen, slotted, keyword-only, nested, and with fields that are no argument of the constructor."""
-    wire(Line)
-    wire(Drawing)
+    wire_type(Line)
+    wire_type(Drawing)
     line = Line(start=(0, 0), end=(3, 4), tags=frozenset({"a"}))
     object.__setattr__(line, "length", 5.0)
     value = {"d": Drawing([line], Decimal("1.10"))}
@@ -75,7 +75,7 @@ def test_dataclasses_travel_with_all_their_fields() -> None:
 
 def test_a_dataclass_checks_what_arrives() -> None:
     """Its constructor runs: a refused, a missing and a surplus field are errors that name the class."""
-    wire("drawing")(Drawing)
+    wire_type("drawing")(Drawing)
     states: list[Any] = [{"lines": [], "price": -1}, {}, {"lines": [], "colour": 1}, [], 7, None]
     for state in states:
         with pytest.raises(GarbledFrame, match="drawing refused its state"):
@@ -92,12 +92,12 @@ def test_a_dataclass_that_forgets_its_arguments_is_refused_at_definition() -> No
         total: int = 0
 
     with pytest.raises(TypeError, match=r"'seed', which none of its fields holds; .*to_wire="):
-        wire(Forgetful)
+        wire_type(Forgetful)
 
 
 def test_an_unregistered_nested_dataclass_is_named() -> None:
     """Registration does not reach into the fields."""
-    wire(Drawing)
+    wire_type(Drawing)
     with pytest.raises(UnsupportedValue, match=r"value.lines\[0\]: a value of type Line cannot travel"):
         pack(Drawing([Line(start=(0, 0), end=(1, 1))]))
 
@@ -109,7 +109,7 @@ def test_a_subclass_is_registered_itself() -> None:
     class Coloured(Drawing):
         colour: str = "red"
 
-    wire(Drawing)
+    wire_type(Drawing)
     with pytest.raises(UnsupportedValue, match="Coloured"):
         pack(Coloured([]))
 
@@ -148,8 +148,8 @@ def a_user() -> User:
 
 def test_pydantic_models_travel_with_aliases_and_computed_fields() -> None:
     """Nested models, two kinds of alias, computed fields beside `extra="forbid"`, root models."""
-    wire(User)
-    wire(Numbers)
+    wire_type(User)
+    wire_type(Numbers)
     value = [a_user(), Numbers([1, 2])]
     back = there_and_back(value)
     assert back == value
@@ -159,7 +159,7 @@ def test_pydantic_models_travel_with_aliases_and_computed_fields() -> None:
 
 def test_pydantic_validates_what_arrives() -> None:
     """A state that breaks a rule of the model never becomes an instance."""
-    wire("user")(User)
+    wire_type("user")(User)
     with pytest.raises(GarbledFrame, match=r"(?s)user refused its state: ValidationError: .*greater than or equal to 0"):
         unpack(as_sent("user", {"name": "Ann", "age": -1, "address": {"street": "Elm"}}))
 
@@ -170,14 +170,14 @@ def test_a_field_of_a_model_that_cannot_travel_is_named() -> None:
     class Secret(pydantic.BaseModel):
         key: pydantic.SecretStr
 
-    wire(Secret)
+    wire_type(Secret)
     with pytest.raises(UnsupportedValue, match=r"value\[0\].key: a value of type SecretStr cannot travel"):
         pack([Secret(key=pydantic.SecretStr("s"))])
 
 
 def test_a_model_with_a_field_of_the_wrong_type_is_refused_by_the_sender() -> None:
     """An assignment that pydantic did not see is found before it is sent, without a warning on stderr."""
-    wire(User)
+    wire_type(User)
     user = a_user()
     user.__dict__["age"] = "three"
     with pytest.raises(UnsupportedValue, match=r"value\['u'\]: a value of type User"):
@@ -210,7 +210,7 @@ def test_enums_travel_by_name_and_flags_by_number() -> None:
         Y = 2
 
     for cls in (Plain, Word, Number, Bits, IntBits):
-        wire(cls)
+        wire_type(cls)
     value = [Plain.ONE, Plain.ZWEI, Word.A, Number.ONE, Bits.R | Bits.W, Bits(0), IntBits.X | IntBits.Y]
     back = there_and_back(value)
     assert back == value
@@ -225,7 +225,7 @@ def test_an_unknown_member_is_garbled() -> None:
     class Word(enum.StrEnum):
         A = "a"
 
-    wire("word")(Word)
+    wire_type("word")(Word)
     for state in ("B", 1, None, ["A"]):
         with pytest.raises(GarbledFrame, match="word refused its state"):
             unpack(as_sent("word", state))
@@ -282,7 +282,7 @@ def definition(module: str, qualname: str = "Thing") -> Any:
 
 def test_the_default_name_is_module_and_qualified_name() -> None:
     """As written down in the documentation: it is part of the wire."""
-    wire(Line)
+    wire_type(Line)
     assert registered.by_class[Line].name == f"{__name__}.Line"
     assert registered.by_name[f"{__name__}.Line"].cls is Line
 
@@ -293,20 +293,20 @@ def test_a_class_of_a_module_run_as_main_has_the_name_of_that_module(monkeypatch
     main.__spec__ = types.SimpleNamespace(name="app.models")  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "__main__", main)
     thing = definition("__main__")
-    wire(thing)
+    wire_type(thing)
     assert registered.by_class[thing].name == "app.models.Thing"
     main.__spec__ = None
     script = definition("__main__")
-    wire(script)
+    wire_type(script)
     assert registered.by_class[script].name == "__main__.Thing"
 
 
 def test_two_classes_cannot_share_a_name() -> None:
     """The error names both, and the first stays."""
     first, second = definition("app.one"), definition("app.two")
-    wire("thing")(first)
+    wire_type("thing")(first)
     with pytest.raises(ValueError, match=r"'thing' names app\.one\.Thing already, so it cannot name app\.two\.Thing"):
-        wire("thing")(second)
+        wire_type("thing")(second)
     assert registered.by_name["thing"].cls is first
     with pytest.raises(UnsupportedValue):
         pack(second(1))
@@ -315,8 +315,8 @@ def test_two_classes_cannot_share_a_name() -> None:
 def test_the_same_definition_may_be_registered_again() -> None:
     """After a reload: instances of the old class still travel, and arrive as the new one."""
     old, new = definition("app.models"), definition("app.models")
-    wire(old)
-    wire(new)
+    wire_type(old)
+    wire_type(new)
     assert type(there_and_back(new(1))) is new
     assert type(there_and_back(old(1))) is new
 
@@ -327,13 +327,13 @@ def test_main_imported_again_under_its_real_name_replaces(monkeypatch: pytest.Mo
         made = types.ModuleType(module)
         made.__file__ = file
         monkeypatch.setitem(sys.modules, module, made)
-    wire("thing")(definition("__main__"))
+    wire_type("thing")(definition("__main__"))
     again = definition("app")
-    wire("thing")(again)
+    wire_type("thing")(again)
     assert registered.by_name["thing"].cls is again
-    wire("main")(definition("__main__"))
+    wire_type("main")(definition("__main__"))
     with pytest.raises(ValueError, match="'main' names"):
-        wire("main")(definition("other"))
+        wire_type("main")(definition("other"))
 
 
 def test_an_old_name_is_still_understood() -> None:
@@ -355,14 +355,14 @@ def test_what_travels_already_is_not_registered(cls: type) -> None:
 
 
 def test_what_cannot_be_registered_says_what_to_do() -> None:
-    """A plain class, `@wire` below `@dataclass`, one converter of two, an instance."""
+    """A plain class, `@wire_type` below `@dataclass`, one converter of two, an instance."""
 
     class Bare:
         pass
 
-    with pytest.raises(TypeError, match=r"put @wire above @dataclass, or give converters: register\(.*Bare, to_wire="):
-        wire(Bare)
+    with pytest.raises(TypeError, match=r"put @wire_type above @dataclass, or give converters: register\(.*Bare, to_wire="):
+        wire_type(Bare)
     with pytest.raises(TypeError, match="both converters"):
         register(Bare, to_wire=str)
     with pytest.raises(TypeError, match="a class or a name was expected"):
-        wire(7)  # type: ignore[call-overload]
+        wire_type(7)  # type: ignore[call-overload]

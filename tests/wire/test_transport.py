@@ -18,8 +18,8 @@ from thespian.system.transport import (
     ReceiveEnvelope,
     SendStatus,
     TransmitIntent,
+    streamBuffer,
 )
-from thespian.system.transport import streamBuffer
 from thespian.system.transport.streamBuffer import toSendBuffer
 
 from supervisors.process.counters import SharedCounters
