@@ -194,7 +194,7 @@ def child(  # noqa: PLR0913 - the fields of a child spec, all but the first by k
     `args` and `kwargs` go to `Server.init` and must be values that can travel. `id` names the child among its siblings
     (default: `name`, else the class name in lower case), `name` registers it for the whole tree. Raises `BadSpec`.
     """
-    own_id = id or name or server.__name__.lower()
+    own_id = id if id is not None else name or server.__name__.lower()
     return ChildSpec(
         id=own_id,
         server=f"{_module_of(server, own_id)}:{server.__qualname__}",

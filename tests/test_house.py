@@ -28,7 +28,9 @@ PURE_MODULES = (
     "supervisors/machine.py",
     "supervisors/spec.py",
     "supervisors/strategy.py",
+    "supervisors/wire/arrays.py",
     "supervisors/wire/codec.py",
+    "supervisors/wire/frame_decoder.py",
     "supervisors/wire/frames.py",
     "supervisors/wire/sealing.py",
 )
