@@ -15,6 +15,7 @@
     │   ├── NodeDown        the node ended and is not coming back
     │   ├── ClientClosed    the client was closed, or was never opened
     │   ├── ClientForked    the client was made in another process, before a fork
+    │   ├── WrongLoop       the client was opened in another event loop
     │   └── ForkRefused     this process has more than one thread, so it may not fork
     └── WireError           bytes and values
         ├── UnsupportedValue   a value of that type cannot travel
@@ -52,6 +53,7 @@ __all__ = [
     "UnknownWireType",
     "UnsupportedValue",
     "WireError",
+    "WrongLoop",
 ]
 
 
@@ -174,6 +176,10 @@ class ClientClosed(NodeError):
 
 class ClientForked(NodeError):
     """Raised when a client is used in a process forked after the client was opened."""
+
+
+class WrongLoop(NodeError):
+    """Raised when a client or one of its refs is used in another event loop than the one it was opened in."""
 
 
 class ForkRefused(NodeError):

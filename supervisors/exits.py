@@ -21,6 +21,7 @@ __all__ = [
     "Normal",
     "Shutdown",
     "StartTimeout",
+    "for_callers",
     "is_orderly",
     "reason_of_status",
 ]
@@ -59,7 +60,11 @@ class Crash:
     def from_exception(cls, error: BaseException) -> Crash:
         """The reason of an exception, with its formatted traceback. Called where it was caught."""
         text = "".join(_traceback.format_exception(error))
-        return cls(type(error).__qualname__, str(error)[:2000], text[-20_000:])
+        try:
+            message = str(error)
+        except Exception:  # noqa: BLE001 - a crash must not fail to be told because the exception itself is broken
+            message = "its text could not be made"
+        return cls(type(error).__qualname__, message[:2000], text[-20_000:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,11 @@ class NoProcess:
 
 
 ExitReason: TypeAlias = Normal | Shutdown | Crash | Killed | Exited | StartTimeout | Lost | NoProcess
+
+
+def for_callers(reason: ExitReason) -> ExitReason:
+    """What callers are told. The traceback is for the supervisor, not for them: it may quote what they must not see."""
+    return Crash(reason.error, reason.message) if isinstance(reason, Crash) else reason
 
 
 def is_orderly(reason: ExitReason) -> bool:

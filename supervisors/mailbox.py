@@ -1,7 +1,7 @@
 """The mailbox: runs one `Server` in one event loop. It owns the order of messages, the bounds, the crash and the stop.
 
 Called only in the server's event loop, but for `post`. It knows no socket: whoever sends is a `Sink`, which is how a link,
-and any other runtime, gets its answers.
+and any other runtime, gets its answers. Streams run beside it, in `outgoing`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from supervisors.envelope import Context, Credit, Entry, Sink, Statistics, Timer, current_context
+from supervisors.envelope import Context, Entry, Sink, Statistics, current_context
 from supervisors.errors import ActorDown, Overloaded, Refused, WireError
-from supervisors.exits import Crash, ExitReason
+from supervisors.exits import Crash, ExitReason, for_callers
+from supervisors.outgoing import Outgoing
+from supervisors.timers import Timer, Timers
+from supervisors.wire.peer import LinkStatistics
 from supervisors.wire.vocabulary import GetStatistics
 
 if TYPE_CHECKING:
@@ -24,26 +26,49 @@ if TYPE_CHECKING:
     from supervisors.ref import Ref
     from supervisors.server import Server
 
-__all__ = ["Mailbox"]
+__all__ = ["TERMINATE_TIMEOUT", "Mailbox"]
+
+TERMINATE_TIMEOUT = 5.0
+"""Seconds that a server has for its end, unless its child spec says otherwise: for cleaning up, and for `terminate`."""
 
 
 class Mailbox:
-    """Runs a server: `start`, then messages, then `stop` or a crash; `on_end` is called exactly once, when all is answered."""
+    """Runs a server: `start`, then messages, then `stop` or a crash.
 
-    def __init__(self, server: Server, place: str, exchange: Exchange, on_end: Callable[[ExitReason], None]) -> None:
+    `on_ending` is called when nothing is accepted any more, `on_end`, exactly once, when all is answered and `terminate` has
+    run, or has not ended within `terminate_timeout` seconds (None: however long it takes).
+    """
+
+    def __init__(  # noqa: PLR0913 - what a server's surroundings are, the rare ones by keyword
+        self,
+        server: Server,
+        place: str,
+        exchange: Exchange,
+        *,
+        on_ending: Callable[[ExitReason], None],
+        on_end: Callable[[ExitReason], None],
+        terminate_timeout: float | None = TERMINATE_TIMEOUT,
+    ) -> None:
         self.server = server
         self.place = place
         self.exchange = exchange
         self.log = logging.getLogger(place)
         self.loop = asyncio.get_running_loop()
         self.ending: ExitReason | None = None
+        self._on_ending = on_ending
         self._on_end = on_end
+        self._terminate_timeout = terminate_timeout
         self._waiting: deque[Entry] = deque()
+        self._held: dict[Sink, list[Entry]] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._consumers: set[asyncio.Task[None]] = set()
+        self._most_consumers = 0  # until `init` has returned
         self._running: dict[tuple[int, int], Entry] = {}
-        self._streams: dict[tuple[int, int], Entry] = {}
+        self._outgoing = Outgoing(server, place, self.crash)
+        self._timers = Timers(self._put)
         self._watches: set[asyncio.Task[None]] = set()
+        self._sinks: set[Sink] = set()
+        self._past_links = LinkStatistics()
         self._busy = 0
         self._finish: asyncio.Task[None] | None = None
         self._handled = self._refused = self._overloaded = self._expired = self._cancelled = 0
@@ -54,17 +79,24 @@ class Mailbox:
         """Of the message that is being handled."""
         return current_context.get()
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Everything of this server that runs now, but its end."""
+        return [*self._watches, *self._consumers, *self._outgoing.tasks]
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Run `init`. Raises what it raises; the server is up when this returns."""
+        """Run `init`. Raises what it raises; the server is up when this returns, and handles what it posted to itself."""
         await self.server.init(*args, **kwargs)
+        self._most_consumers = self.server.concurrency
+        for _ in range(len(self._waiting)):
+            self._wake()
 
     def stop(self, reason: ExitReason) -> None:
         """Begin an orderly end: nothing waits or comes in any more, what runs may finish, then `terminate`."""
         if self.ending is None:
-            self.ending = reason
-            self._answer_waiting(reason)
+            self._begin_to_end(reason)
             self._end_when_quiet()
 
     def crash(self, error: BaseException) -> None:
@@ -73,45 +105,50 @@ class Mailbox:
         if self._finish is not None:
             self.log.error("raised while it ended: %s\n%s", reason, reason.traceback)
             return
-        self.ending = reason
-        self._answer_waiting(reason)
+        self._begin_to_end(reason)
         for entry in self._running.values():
-            self._answer(entry, self._down(reason))
-        self._running.clear()
+            entry.answer(self._down(reason))
         for task in self._consumers:
             if task is not asyncio.current_task():
                 task.cancel()
         self._finish = self.loop.create_task(self._end(reason))
 
-    def _answer_waiting(self, reason: ExitReason) -> None:
-        waiting, self._waiting = self._waiting, deque()
+    def _begin_to_end(self, reason: ExitReason) -> None:
+        """Nothing is accepted any more, and nothing that waits is executed: all who wait are told so."""
+        first, self.ending = self.ending is None, reason
+        down = self._down(reason)
+        waiting = [*self._waiting, *(entry for held in self._held.values() for entry in held)]
+        self._waiting.clear()
+        self._held.clear()
         for entry in waiting:
-            self._answer(entry, self._down(reason))
-        for entry in list(self._streams.values()):
-            self._answer(entry, self._down(reason))
-            entry.cancelled = True
-            if entry.task is not None:
-                entry.task.cancel()
-        self._streams.clear()
+            entry.answer(down)
+        self._outgoing.end_all(down)
+        if first:
+            self._on_ending(reason)
 
     def _end_when_quiet(self) -> None:
         if self.ending is not None and self._finish is None and self._busy == 0:
             self._finish = self.loop.create_task(self._end(self.ending))
 
     async def _end(self, reason: ExitReason) -> None:
-        for watch in self._watches:
-            watch.cancel()
+        """What was interrupted cleans up, then `terminate` runs: both within the time limit."""
+        tasks = self.tasks
+        for task in (*self._watches, *self._consumers):
+            task.cancel()
+        limit = asyncio.timeout(self._terminate_timeout)
         try:
-            await self.server.terminate(reason)
-        except Exception:
-            self.log.exception("terminate raised")
+            async with limit:
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self.server.terminate(reason)
+        except BaseException:  # it ends in any case, and for the reason that it had
+            if limit.expired():
+                self.log.error("did not end within %g s", self._terminate_timeout)  # noqa: TRY400 - no error of its code
+            else:
+                self.log.exception("terminate raised")
         self._on_end(reason)
 
     def _down(self, reason: ExitReason) -> ActorDown:
-        """What callers are told. The traceback is for the supervisor, not for them: it may quote what they must not see."""
-        if isinstance(reason, Crash):
-            reason = Crash(reason.error, reason.message)
-        return ActorDown(self.place, reason)
+        return ActorDown(self.place, for_callers(reason))
 
     # -- messages in ---------------------------------------------------------------------------------------------------
 
@@ -126,103 +163,131 @@ class Mailbox:
         """A cast has arrived."""
         self._put(Entry("cast", body, sink, 0, context))
 
-    def post(self, body: Any) -> None:
-        """A message to oneself, from any thread."""
-        self.loop.call_soon_threadsafe(self._put, Entry("info", body))
-
-    def send_after(self, seconds: float, body: Any) -> Timer:
-        """A timer; due ones are handled in the order of their times."""
-        entry = Entry("timer", body)
-        return Timer(self.loop.call_later(seconds, self._put, entry), entry)
-
     def open_stream(self, sink: Sink, id_: int, context: Context, body: Any, credit: int) -> None:
         """A stream is asked for; it runs beside the mailbox."""
         entry = Entry("stream", body, sink, id_, context)
         if self.ending is not None:
-            self._answer(entry, self._down(self.ending))
-        elif len(self._streams) >= self.server.stream_limit:
-            self._overloaded += 1
-            self._answer(entry, Overloaded(self.place, self.server.stream_limit))
+            entry.answer(self._down(self.ending))
         else:
-            entry.credit = Credit(credit)
-            self._streams[id(sink), id_] = entry
-            entry.task = self.loop.create_task(self._run_stream(entry))
+            self._outgoing.open(entry, credit)
 
-    def add_credit(self, sink: Sink, id_: int, count: int) -> bool:
-        """The reader of a stream takes more; False when there is no such stream."""
-        entry = self._streams.get((id(sink), id_))
-        if entry is None or entry.credit is None:
-            return False
-        entry.credit.add(count)
-        return True
+    def grant(self, sink: Sink, id_: int, total: int) -> None:
+        """The reader of a stream takes that many items in all."""
+        self._outgoing.grant(sink, id_, total)
 
-    def cancel(self, sink: Sink, id_: int) -> None:
-        """The caller has gone. What waits never starts; a stream is closed; what runs is left, unless the class asks."""
-        key = (id(sink), id_)
-        stream = self._streams.pop(key, None)
-        if stream is not None:
-            stream.cancelled = True
-            if stream.task is not None:
-                stream.task.cancel()
-            return
-        running = self._running.get(key)
-        if running is not None:
-            running.cancelled = True
-            if self.server.cancel_running and running.task is not None:
-                running.task.cancel()
-            return
-        for entry in self._waiting:
-            if entry.sink is sink and entry.id == id_:
-                entry.cancelled = True
+    def post(self, body: Any) -> None:
+        """A message to oneself, from any thread. Raises `Overloaded` when the mailbox is full."""
+        if len(self._waiting) >= self.server.mailbox_limit:
+            raise Overloaded(self.place, self.server.mailbox_limit)
+        self.loop.call_soon_threadsafe(self._put, Entry("info", body))
 
-    def closed(self, sink: Sink) -> None:
-        """A connection is gone: nobody waits for what came through it. Casts of it are still handled."""
-        ids = [id_ for owner, id_ in (*self._streams, *self._running) if owner == id(sink)]
-        ids += [entry.id for entry in self._waiting if entry.sink is sink and entry.kind == "call"]
-        for id_ in ids:
-            self.cancel(sink, id_)
+    def send_after(self, seconds: float, body: Any) -> Timer:
+        """A timer; due ones are handled in the order of their times."""
+        return self._timers.start(seconds, body)
 
     def monitor(self, target: Ref) -> None:
-        """Post `Down` when the target ends."""
+        """Put `Down` into the mailbox when the target ends."""
 
         async def watch() -> None:
-            self._put(Entry("info", await target.monitor()))
+            try:
+                down = await target.monitor()
+            except Exception as error:  # noqa: BLE001 - what was to be told cannot be: crash means crash
+                self.crash(error)
+            else:
+                self._put(Entry("info", down))
 
         task = self.loop.create_task(watch())
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
 
+    # -- callers that leave, or do not listen --------------------------------------------------------------------------
+
+    def cancel(self, sink: Sink, id_: int) -> None:
+        """The caller has gone. What waits never starts; a stream is closed; what runs is left, unless the class asks."""
+        running = self._running.get((id(sink), id_))
+        if running is not None:
+            self._abandon(running)
+        elif not self._outgoing.cancel(sink, id_):
+            for index, entry in enumerate(self._waiting):
+                if entry.id == id_ and entry.sink is sink:
+                    del self._waiting[index]  # so that it takes nobody's place
+                    self._cancelled += 1
+                    break
+
+    def _abandon(self, running: Entry) -> None:
+        if not running.cancelled:
+            running.cancelled = True
+            if self.server.cancel_running and running.task is not None:
+                running.task.cancel()
+
+    def hold(self, sink: Sink) -> None:
+        """That caller does not read its answers: what it has sent is put aside, in its order, until it does, or leaves."""
+        held = [entry for entry in self._waiting if entry.sink is sink]
+        if held:
+            self._waiting = deque(entry for entry in self._waiting if entry.sink is not sink)
+            self._held.setdefault(sink, []).extend(held)
+
+    def release(self, sink: Sink) -> None:
+        """That caller reads again: its messages wait as before, ahead of what has come since."""
+        held = self._held.pop(sink, [])
+        self._waiting.extendleft(reversed(held))
+        for _ in held:
+            self._wake()
+
+    def opened(self, sink: Sink) -> None:
+        """There is a connection."""
+        self._sinks.add(sink)
+
+    def closed(self, sink: Sink) -> None:
+        """A connection is gone: nobody waits for what came through it. Casts of it are still handled."""
+        self._sinks.discard(sink)
+        self._past_links += sink.statistics()
+        self.release(sink)
+        self._outgoing.closed(sink)
+        for entry in self._running.values():
+            if entry.sink is sink:
+                self._abandon(entry)
+        kept = deque(entry for entry in self._waiting if entry.sink is not sink or entry.kind != "call")
+        self._cancelled += len(self._waiting) - len(kept)
+        self._waiting = kept
+
     def statistics(self) -> Statistics:
         """The counters of this moment."""
+        outgoing = self._outgoing
         return Statistics(
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + sum(map(len, self._held.values())),
             running=self._busy,
-            streams=len(self._streams),
-            handled=self._handled,
-            refused=self._refused,
-            overloaded=self._overloaded,
+            streams=len(outgoing),
+            handled=self._handled + outgoing.handled,
+            refused=self._refused + outgoing.refused,
+            overloaded=self._overloaded + outgoing.overloaded,
             expired=self._expired,
-            cancelled=self._cancelled,
+            cancelled=self._cancelled + outgoing.cancelled,
+            links=sum((each.statistics() for each in self._sinks), self._past_links),
         )
 
     # -- messages through ------------------------------------------------------------------------------------------------
 
     def _put(self, entry: Entry) -> None:
         if self.ending is not None:
-            self._answer(entry, self._down(self.ending))
+            entry.answer(self._down(self.ending))
             return
         if len(self._waiting) >= self.server.mailbox_limit and entry.sink is not None:
             # What the system itself says (infos, timers) is bounded where it is made and is never shed.
             self._overloaded += 1
-            self._answer(entry, Overloaded(self.place, self.server.mailbox_limit))
+            entry.answer(Overloaded(self.place, self.server.mailbox_limit))
             return
         self._waiting.append(entry)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Something waits: have it handled, by a consumer that has nothing to do, or by one more."""
         while self._idle:
             waiter = self._idle.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
-        if len(self._consumers) < self.server.concurrency:
+        if len(self._consumers) < self._most_consumers:
             task = self.loop.create_task(self._consume())
             self._consumers.add(task)
             task.add_done_callback(self._consumers.discard)
@@ -247,15 +312,15 @@ class Mailbox:
             try:
                 await self._handle(entry)
                 self._handled += 1
-            except asyncio.CancelledError:
-                if not entry.is_cancelled():
+            except asyncio.CancelledError as error:
+                if self._finish is not None:
                     raise  # the mailbox itself is being ended
-                cast("asyncio.Task[None]", entry.task).uncancel()
+                if not _forgive_cancel():  # a task that the handler waited for was cancelled, or it raised this itself
+                    self._crash_of(entry, error)
+                    return
                 self._cancelled += 1
             except BaseException as error:  # noqa: BLE001 - crash means crash, SystemExit too
-                if entry.kind == "call":
-                    self._answer(entry, self._down(Crash.from_exception(error)))
-                self.crash(error)
+                self._crash_of(entry, error)
                 return
             finally:
                 self._busy -= 1
@@ -283,41 +348,11 @@ class Mailbox:
                 await server.handle_timer(entry.body)
         except Refused as error:
             self._refused += 1
-            self._answer(entry, error)
-
-    async def _run_stream(self, entry: Entry) -> None:
-        sink, credit = entry.sink, entry.credit
-        assert sink is not None  # noqa: S101 - open_stream made both
-        assert credit is not None  # noqa: S101
-        current_context.set(entry.context)
-        source = None
-        try:
-            source = self.server.handle_stream(entry.body)
-            seq = 0
-            async for item in source:
-                await credit.take()
-                sink.item(entry.id, seq, item)
-                seq += 1
-            self._handled += 1
-            sink.end(entry.id, seq)
-        except (Refused, WireError) as error:
-            self._refused += 1
-            self._answer(entry, error)
-        except asyncio.CancelledError:
-            self._cancelled += 1
-            if not entry.cancelled:
-                raise
-        except BaseException as error:  # noqa: BLE001 - crash means crash
-            self.crash(error)
-        finally:
-            self._streams.pop((id(sink), entry.id), None)
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                with suppress(Exception):
-                    await close()
+            entry.answer(error)
 
     def _reply(self, entry: Entry, value: Any) -> None:
         if entry.cancelled or entry.sink is None:
+            _forgive_cancel()  # it was asked to leave off, and did not
             return
         try:
             entry.sink.reply(entry.id, value)
@@ -325,6 +360,16 @@ class Mailbox:
             self._refused += 1
             entry.sink.error(entry.id, error)
 
-    def _answer(self, entry: Entry, error: BaseException) -> None:
-        if entry.sink is not None and entry.kind != "cast" and not entry.cancelled:
-            entry.sink.error(entry.id, error)
+    def _crash_of(self, entry: Entry, error: BaseException) -> None:
+        entry.answer(self._down(Crash.from_exception(error)))
+        self.crash(error)
+
+
+def _forgive_cancel() -> bool:
+    """Take back what was asked of the running task: it goes on with the next message. False when nothing was asked of it."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - called in one
+    asked = task.cancelling() > 0
+    while task.cancelling():
+        task.uncancel()
+    return asked

@@ -38,12 +38,12 @@ class Registry(Server):
         self._born = time.monotonic()
         self._addresses: dict[str, Address] = {}
         self._died: dict[str, float] = {}
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._changes: dict[str, asyncio.Future[None]] = {}
 
     async def handle_call(self, message: Any) -> Any:
         """`WhereIs` gives an `Address`, or raises `NotRegistered`; `Names` gives all of them."""
         match message:
-            case WhereIs(name):
+            case WhereIs(str(name)):
                 return await self._where_is(name)
             case Names():
                 return dict(self._addresses)
@@ -53,36 +53,41 @@ class Registry(Server):
     async def handle_cast(self, message: Any) -> None:
         """`Unregister`: the server ends and will not be started again, so nobody need wait for its name."""
         match message:
-            case Unregister(name, incarnation):
+            case Unregister(str(name), incarnation):
                 holder = self._addresses.get(name)
                 if holder is not None and holder.incarnation == incarnation:
                     del self._addresses[name]
                     self._died.pop(name, None)
-                    self._wake(name)
+                    self._changed(name)
             case _:
                 await super().handle_cast(message)
 
     async def handle_stream(self, message: Any) -> AsyncIterator[Any]:
         """`Register`: yields once when the name is held, and holds it until the stream is closed."""
-        if not isinstance(message, Register):
-            problem = f"the registry does not stream {message!r:.200}"
-            raise Refused(problem, "unhandled")
-        name, address = message.name, message.address
+        match message:
+            case Register(str(name), Address(str(place), str(), int(), int(incarnation), str()) as address):
+                pass
+            case _:
+                problem = f"the registry does not stream {message!r:.200}"
+                raise Refused(problem, "unhandled")
         holder = self._addresses.get(name)
-        if holder is not None and holder.place != address.place:
+        if holder is not None and holder.place != place:
             problem = f"the name {name!r} is taken by {holder.place}; give one of the two another name="
+            raise Refused(problem, "name_taken")
+        if holder is not None and holder.incarnation > incarnation:
+            problem = f"the name {name!r} is held by a later incarnation of {place}"
             raise Refused(problem, "name_taken")
         self._addresses[name] = address
         self._died.pop(name, None)
-        self._wake(name)
+        self._changed(name)
         try:
             yield True
             await asyncio.get_running_loop().create_future()
         finally:
-            if self._addresses.get(name) == address:
+            if self._addresses.get(name) is address:
                 del self._addresses[name]
-                self._died[name] = time.monotonic()
                 self._forget_old()
+                self._died[name] = time.monotonic()
 
     async def _where_is(self, name: str) -> Address:
         while True:
@@ -93,20 +98,22 @@ class Registry(Server):
             remaining = until - time.monotonic()
             if remaining <= 0:
                 raise NotRegistered(name, self._similar(name))
-            change = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(name, []).append(change)
+            change = self._changes.get(name)
+            if change is None:
+                change = self._changes[name] = asyncio.get_running_loop().create_future()
             await asyncio.wait([change], timeout=remaining)
+            if self._changes.get(name) is change:
+                del self._changes[name]  # in vain; the others who wait for it wait no longer either
 
-    def _wake(self, name: str) -> None:
-        for change in self._waiting.pop(name, ()):
-            if not change.done():
-                change.set_result(None)
+    def _changed(self, name: str) -> None:
+        change = self._changes.pop(name, None)
+        if change is not None and not change.done():
+            change.set_result(None)
 
     def _forget_old(self) -> None:
+        """The dead of long ago are not expected back."""
         horizon = time.monotonic() - PATIENCE
         self._died = {name: when for name, when in self._died.items() if when > horizon}
-        for name in [name for name, changes in self._waiting.items() if all(change.done() for change in changes)]:
-            del self._waiting[name]
 
     def _similar(self, name: str) -> tuple[str, ...]:
         from difflib import get_close_matches

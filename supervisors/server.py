@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncIterator
 
-    from supervisors.envelope import Context, Timer
+    from supervisors.envelope import Context
     from supervisors.mailbox import Mailbox
     from supervisors.ref import Ref
+    from supervisors.timers import Timer
 
 __all__ = ["Server"]
 
@@ -98,7 +99,10 @@ class Server:
         return self._mailbox.send_after(seconds, message)
 
     def post(self, message: Any) -> None:
-        """Put a message to oneself into the mailbox: `handle_info(message)`. May be called from any thread of this process."""
+        """Put a message to oneself into the mailbox: `handle_info(message)`. May be called from any thread of this process.
+
+        Raises `Overloaded` when the mailbox is full.
+        """
         self._mailbox.post(message)
 
     def monitor(self, target: Ref) -> None:

@@ -5,11 +5,13 @@ Called in a client's event loop. A supervisor that does not answer is shown as s
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from supervisors.errors import CallFailed
+from supervisors.errors import ActorDown, CallFailed
 from supervisors.spec import ChildType
 from supervisors.wire.vocabulary import ChildInfo, StatusReport, WhichChildren
 
@@ -74,12 +76,24 @@ class Branch:
 
 async def snapshot(exchange: Exchange, door: str, timeout: float) -> Branch:
     """The tree below a supervisor's door. Raises as a call does when that supervisor itself does not answer."""
-    report = await exchange.ask(door, "the root supervisor", WhichChildren(), timeout)
-    return await _branch(exchange, report, None, timeout)
+    deadline = time.monotonic() + timeout
+    report = await _ask_until_there(exchange, door, timeout, deadline)
+    return await _branch(exchange, report, None, deadline)
 
 
-async def _branch(exchange: Exchange, report: StatusReport, info: ChildInfo | None, timeout: float) -> Branch:
-    children = [await _child(exchange, report.place, each, timeout) for each in report.children]
+async def _ask_until_there(exchange: Exchange, door: str, timeout: float, deadline: float) -> StatusReport:
+    """The root's report; a root that is being booted again is waited for, until the deadline."""
+    while True:
+        try:
+            report = await exchange.ask(door, "the root supervisor", WhichChildren(), max(0.0, deadline - time.monotonic()))
+        except ActorDown:
+            await exchange.pause("the root supervisor", timeout, deadline)
+        else:
+            return cast("StatusReport", report)
+
+
+async def _branch(exchange: Exchange, report: StatusReport, info: ChildInfo | None, deadline: float) -> Branch:
+    children = await asyncio.gather(*(_child(exchange, report.place, each, deadline) for each in report.children))
     return Branch(
         place=report.place,
         type=ChildType.SUPERVISOR,
@@ -92,12 +106,13 @@ async def _branch(exchange: Exchange, report: StatusReport, info: ChildInfo | No
     )
 
 
-async def _child(exchange: Exchange, place: str, info: ChildInfo, timeout: float) -> Branch:
+async def _child(exchange: Exchange, place: str, info: ChildInfo, deadline: float) -> Branch:
     problem = ""
     if info.type == ChildType.SUPERVISOR and info.path:
         try:
-            report = await exchange.ask(info.path, f"{place}/{info.id}", WhichChildren(), timeout)
-            return await _branch(exchange, report, info, timeout)
+            remaining = max(0.0, deadline - time.monotonic())
+            report = await exchange.ask(info.path, f"{place}/{info.id}", WhichChildren(), remaining)
+            return await _branch(exchange, report, info, deadline)
         except CallFailed as error:
             problem = str(error)
     return Branch(

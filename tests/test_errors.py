@@ -34,6 +34,7 @@ EXAMPLES: list[errors.SupervisorsError] = [
     errors.NodeDown("gone"),
     errors.ClientClosed("closed"),
     errors.ClientForked("forked"),
+    errors.WrongLoop("another loop"),
     errors.ForkRefused("threads"),
     errors.UnsupportedValue("message.x", "socket", "hint"),
     errors.UnknownWireType("a.B"),

@@ -3,13 +3,20 @@
 Thespian replaces the root logger in each actor by one that sends every record as a message. That is slow, drops under
 load, and is not safe from a server's side thread. So the node remembers its own logging before Thespian starts, and each
 actor puts it back in its first lines. Called in a process's first thread.
+
+Nobody waits for a reader of the log: while the pipe, the terminal or the journal behind standard error takes nothing,
+lines are dropped, and the next one that gets through is preceded by their number.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
+import os
+import socket
+import stat
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["configure", "event", "remember", "restore"]
@@ -28,11 +35,53 @@ class _Formatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s")
 
 
-def configure(level: str) -> None:
-    """Called once by the node, before anything is forked."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+class _Output(logging.Handler):
+    """Writes lines to a descriptor without ever waiting. Used from any thread of any process that inherited it."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter())
+        self.descriptor, self._write = _without_waiting(descriptor)
+        self._lost = 0
+        self._torn = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            data = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            if self._lost:
+                data = b"(%d lines were lost here)\n" % self._lost + data
+            if self._torn:
+                data = b"\n" + data
+            written = self._write(data)
+        except OSError:
+            self._lost += 1
+        except Exception:  # noqa: BLE001 - a record that cannot be formatted
+            self.handleError(record)
+        else:
+            self._lost, self._torn = 0, written < len(data)
+
+
+def _without_waiting(descriptor: int) -> tuple[int, Callable[[bytes], int]]:
+    """A descriptor for the same end, and how to write to it without waiting.
+
+    The flag O_NONBLOCK belongs to what was opened, and that is shared with the host. So the pipe or terminal is opened
+    once more. A file never makes anybody wait, and opened once more it would have a second position.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        journal = socket.socket(fileno=os.dup(descriptor))
+        return journal.fileno(), lambda data: journal.send(data, socket.MSG_DONTWAIT)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with suppress(OSError):  # somebody else's terminal is written to as it is
+            descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return descriptor, lambda data: os.write(descriptor, data)
+
+
+def configure(level: str, descriptor: int = 2) -> int:
+    """Log to that descriptor. Called once by the node, before anything is forked; returns what its children are to keep open."""
+    output = _Output(descriptor)
+    logging.basicConfig(level=level.upper(), handlers=[output], force=True)
+    return output.descriptor
 
 
 def remember() -> None:

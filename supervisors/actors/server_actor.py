@@ -6,7 +6,6 @@ The side thread runs uvloop with the mailbox and the links. This actor never cre
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -21,7 +20,7 @@ from thespian.actors import Actor, ActorExitRequest
 from supervisors.actors import logs
 from supervisors.actors.birth_record import BirthRecord, take
 from supervisors.actors.messages import StopActor
-from supervisors.actors.report import send_report
+from supervisors.actors.report import send_exit, send_report
 from supervisors.errors import CallFailed, NodeError, Refused
 from supervisors.exchange import REGISTRY, Exchange
 from supervisors.exits import Crash, ExitReason, Shutdown, is_orderly
@@ -52,7 +51,6 @@ class ServerActor(Actor):
         record = take()
         disarm()
         os.setpgid(0, 0)  # what this server spawns is killed with it
-        gc.enable()
         sys.setswitchinterval(SWITCH_INTERVAL)
         logs.restore()
         self._life = _Life(record)
@@ -78,6 +76,7 @@ class _Life:
         self._mailbox: Mailbox | None = None
         self._stop_detail: str | None = None
         self._connections: set[Connection] = set()
+        self._listener: asyncio.AbstractServer | None = None
         self._path = self._socket_path()
         self._thread = threading.Thread(target=self._run, name=f"loop of {record.place}")
 
@@ -104,15 +103,16 @@ class _Life:
         try:
             self._beginning = self._loop.create_task(self._begin())
             self._loop.run_forever()
-        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler leaves the loop this way
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a callback leaves the loop this way
             self._exit(Crash.from_exception(error))
+        self._exit(Crash("LoopStopped", "something in this server stopped its event loop"))  # it would be alive and deaf
 
     async def _begin(self) -> None:
         record, spec = self._record, self._spec
         try:
             server = _load(spec.server, record.surroundings.allowed)()
             exchange = Exchange(record.surroundings.directory)
-            mailbox = Mailbox(server, record.place, exchange, self._ended)
+            mailbox = Mailbox(server, record.place, exchange, on_ending=self._ending, on_end=self._ended)
             await mailbox.start(spec.args, spec.kwargs)
             with suppress(FileNotFoundError):
                 os.unlink(self._path)  # noqa: PTH108 - of an earlier process with this pid or place
@@ -159,6 +159,13 @@ class _Life:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
+    def _ending(self, reason: ExitReason) -> None:
+        """Nothing is accepted any more: callers look for the next process at once. Called in the loop by the mailbox."""
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections):
+            connection.go_away(reason)
+
     def _ended(self, reason: ExitReason) -> None:
         """Everybody has been answered and `terminate` has run. Called in the loop by the mailbox."""
         self._last = self._loop.create_task(self._leave(reason))
@@ -179,11 +186,13 @@ class _Life:
 
     def _exit(self, reason: ExitReason) -> None:
         """Report and be gone. No cleanup of Thespian's: its way out would send messages and wait."""
-        send_report(self._record.report, {"exit": reason})
-        with suppress(OSError):
-            os.unlink(self._path)  # noqa: PTH108
-        logging.shutdown()
-        os._exit(0 if is_orderly(reason) else 1)
+        try:
+            send_exit(self._record.report, {"exit": reason})
+            with suppress(OSError):
+                os.unlink(self._path)  # noqa: PTH108
+            logging.shutdown()
+        finally:
+            os._exit(0 if is_orderly(reason) else 1)
 
 
 def _load(path: str, allowed: frozenset[str]) -> type[Server]:

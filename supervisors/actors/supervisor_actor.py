@@ -6,46 +6,38 @@ descriptor it watches, the door's. Behind that door are the supervisor's link, a
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
 import time
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, get_args
 
 from thespian.actors import Actor, ActorExitRequest, ThespianWatch, WakeupMessage
 
 from supervisors.actors import logs
-from supervisors.actors.birth_record import BirthRecord, hand_over, take
+from supervisors.actors.birth_record import BirthRecord, take
 from supervisors.actors.messages import Begin, StopActor
-from supervisors.actors.report import ReportReader, open_reports, send_report
+from supervisors.actors.offspring import Offspring, bear
+from supervisors.actors.report import send_exit, send_report
 from supervisors.actors.server_actor import ServerActor
+from supervisors.actors.status import status_of
 from supervisors.errors import Refused
 from supervisors.exchange import ROOT_DOOR
-from supervisors.exits import Crash, ExitReason, NoProcess, Shutdown, is_orderly, reason_of_status
-from supervisors.machine import AskStop, Effect, End, Fork, Kill, Log, Machine, Ready, State
-from supervisors.process.birth import (
-    assert_single_thread,
-    closing_in_child,
-    open_descriptors,
-    restore_fatal_signals,
-)
-from supervisors.process.identity import kill_group
-from supervisors.process.procfs import read_stat
+from supervisors.exits import Crash, ExitReason, NoProcess, Shutdown, for_callers, is_orderly
+from supervisors.machine import AskStop, Effect, End, Fork, Kill, Log, Machine, Ready
+from supervisors.process.birth import restore_fatal_signals
+from supervisors.process.stopped import StoppedLook
 from supervisors.spec import ChildSpec, Supervisor
 from supervisors.wire.doorway import Door, Visitor
-from supervisors.wire.vocabulary import AwaitDown, ChildInfo, GetStatistics, StatusReport, StopTree, WhichChildren
+from supervisors.wire.vocabulary import AwaitDown, GetStatistics, StopTree, WhichChildren
 
 __all__ = ["SupervisorActor"]
 
 TICK = 0.25
 """Seconds between two looks at the clock and at the children's states; a stopped child is found within two of them."""
-STILL_STOPPED = 2
-"""Looks that must find a child stopped before it counts: a debugger or a job control signal may stop it for a moment."""
+_SOON = 0.005
+"""Seconds to the next turn after something that must not be done at once, so that no failure becomes a loop in place."""
 _REMEMBERED = 1024
 """Ended incarnations whose reasons are remembered, for callers that ask a little later."""
 
@@ -57,29 +49,15 @@ _LEVELS = {
 }
 
 
-@dataclass(slots=True)
-class _Process:
-    """One living child, as the kernel and Thespian know it."""
-
-    id: str
-    incarnation: int
-    address: Any
-    process: BaseProcess
-    pidfd: int
-    reports: ReportReader
-    said: ExitReason | None = None
-    stopped: int = 0
-
-
 class SupervisorActor(Actor):
     """Thespian's side. `receiveMessage` never raises, and returns the watch each time, as Thespian wants it."""
 
     def __init__(self) -> None:
         super().__init__()
         restore_fatal_signals()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # its children are watched by pidfd; Thespian would reap them
         record = take()
         os.setpgid(0, 0)
-        gc.enable()
         logs.restore()
         self._life = _Life(record, self)
         send_report(record.report, {"born": os.getpid()})
@@ -96,7 +74,7 @@ class SupervisorActor(Actor):
                 life.abandon(Shutdown("SIGTERM"))
             elif isinstance(message, WakeupMessage):
                 life.tick()
-            # Whatever the message was (ChildActorExited among them), it is a moment to look at what has happened.
+            # Whatever the message was, it is a moment to look at what has happened.
             life.look()
         except BaseException as error:  # noqa: BLE001 - crash means crash; Thespian would run the handler again
             life.abandon(Crash.from_exception(error))
@@ -110,11 +88,12 @@ class _Life:
         assert isinstance(record.spec, Supervisor)  # noqa: S101 - servers have the other actor
         self._record = record
         self._actor = actor
-        self._spec = record.spec
         self._log = logging.getLogger(record.place)
         # Incarnations must never repeat in one place, not even after this supervisor's own restart: they count from now.
         self._machine = Machine(record.spec, first_incarnation=time.monotonic_ns() // 1000)
-        self._processes: dict[str, _Process] = {}
+        self._living: dict[str, Offspring] = {}
+        self._stillborn: list[tuple[str, int, ExitReason]] = []
+        self._stopped = StoppedLook()
         self._ended: dict[tuple[str, int], ExitReason] = {}
         self._waiting: dict[tuple[str, int], list[tuple[Visitor, int]]] = {}
         self._born = time.monotonic()
@@ -142,25 +121,30 @@ class _Life:
         now = time.monotonic()
         if now < self._wake_at:
             return
+        stillborn, self._stillborn = self._stillborn, []
+        for id_, incarnation, reason in stillborn:
+            self._carry_out(self._machine.exited(id_, incarnation, reason, now))
         self._carry_out(self._machine.tick(now))
         if now - self._looked >= TICK / 2:
             self._looked = now
             self._find_stopped()
-        next_deadline = self._machine.next_deadline()
-        self._wake_later(TICK if next_deadline is None else min(TICK, max(0.005, next_deadline - now)))
+        next_deadline = now + _SOON if self._stillborn else self._machine.next_deadline()
+        self._wake_later(TICK if next_deadline is None else min(TICK, max(_SOON, next_deadline - now)))
 
     def _wake_later(self, seconds: float) -> None:
         self._wake_at = time.monotonic() + seconds
         # A little late rather than a little early: an early one would find nothing due.
         self._actor.wakeupAfter(timedelta(seconds=seconds + 0.001))
 
+    def _wake_by(self, when: float) -> None:
+        if when < self._wake_at:
+            self._wake_later(max(_SOON, when - time.monotonic()))
+
     def _find_stopped(self) -> None:
         """A process that SIGSTOP stopped is alive but will never run again by itself: nobody hears of it but `/proc`."""
-        for known in list(self._processes.values()):
-            stat = read_stat(known.process.pid or 0)
-            known.stopped = known.stopped + 1 if stat is not None and stat.stopped else 0
-            if known.stopped == STILL_STOPPED:
-                self._carry_out(self._machine.stalled(known.id, "it was stopped by a signal and did not run any more"))
+        ids = {each.pid: each.id for each in self._living.values()}
+        for pid in self._stopped.look(ids):
+            self._carry_out(self._machine.stalled(ids[pid], "it was stopped by a signal and did not run any more"))
 
     # -- effects out -------------------------------------------------------------------------------------------------
 
@@ -170,12 +154,14 @@ class _Life:
                 case Fork(id_):
                     self._fork(id_)
                 case AskStop(id_):
-                    known = self._processes.get(id_)
+                    known = self._living.get(id_)
                     if known is not None:
                         self._actor.send(known.address, StopActor(f"by {self._record.place}"))
-                        self._wake_soon()
+                        self._wake_by(self._machine.next_deadline() or self._wake_at)
                 case Kill(id_):
-                    self._kill(id_)
+                    known = self._living.get(id_)
+                    if known is not None:
+                        known.kill()
                 case Log(event, id_, reason):
                     self._report(event, id_, reason)
                 case Ready():
@@ -183,99 +169,64 @@ class _Life:
                 case End(reason):
                     self._leave(reason)
 
-    def _wake_soon(self) -> None:
-        next_deadline = self._machine.next_deadline()
-        if next_deadline is not None and next_deadline < self._wake_at:
-            self._wake_later(max(0.005, next_deadline - time.monotonic()))
-
     def _fork(self, id_: str) -> None:
         child = self._machine.children[id_]
-        assert_single_thread()
-        ours, theirs = open_reports()
-        private = open_descriptors() - self._record.surroundings.kept - {theirs}
-        record = BirthRecord(
-            surroundings=self._record.surroundings,
-            spec=child.spec,
-            place=f"{self._record.place}/{id_}",
-            incarnation=child.incarnation,
-            door=self.door.path,
-            report=theirs,
-        )
         kind = ServerActor if isinstance(child.spec, ChildSpec) else SupervisorActor
-        with hand_over(record), closing_in_child(private):
-            address = self._actor.createActor(kind)
-        os.close(theirs)
-        process = self._newborn(address)
-        if process is None or process.pid is None:
-            os.close(ours)
-            reason = Crash("ForkFailed", "the process could not be created; see the limits of this machine")
-            self._machine.forked(id_, time.monotonic())
-            self._carry_out(self._machine.exited(id_, child.incarnation, reason, time.monotonic()))
+        try:
+            known = bear(
+                self._actor,
+                kind,
+                surroundings=self._record.surroundings,
+                spec=child.spec,
+                place=f"{self._record.place}/{id_}",
+                incarnation=child.incarnation,
+                door=self.door.path,
+            )
+        except OSError as error:  # no process, no descriptor, no memory: that is the child's failure, not this supervisor's
+            reason = Crash("ForkFailed", f"{type(error).__name__}: {error}")
+            self._stillborn.append((id_, child.incarnation, reason))
+            self._wake_by(time.monotonic() + _SOON)
             return
-        known = _Process(id_, child.incarnation, address, process, os.pidfd_open(process.pid), ReportReader(ours))
-        self._processes[id_] = known
-        child.pid = process.pid
+        self._living[id_] = known
+        child.pid = known.pid
         self._machine.forked(id_, time.monotonic())
         self.door.watch(known.reports.descriptor, lambda _events: self._read(known))
         self.door.watch(known.pidfd, lambda _events: self._bury(known))
         if kind is SupervisorActor:
-            self._actor.send(address, Begin())
-
-    def _newborn(self, address: Any) -> BaseProcess | None:
-        """The process behind an address that `createActor` just gave. Thespian keeps it for its own care of children."""
-        children = getattr(self._actor._myRef, "_child_procs", [])
-        for info in reversed(children):
-            if info.childAddr == address:
-                return info.childProc  # type: ignore[no-any-return]
-        return None
-
-    def _kill(self, id_: str) -> None:
-        known = self._processes.get(id_)
-        if known is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(known.pidfd, signal.SIGKILL)
+            self._actor.send(known.address, Begin())
 
     # -- a child's word and end ----------------------------------------------------------------------------------------
 
-    def _read(self, known: _Process) -> None:
+    def _read(self, known: Offspring) -> None:
         for report in known.reports.read():
-            if "ready" in report:
+            if isinstance(report.get("ready"), str):
                 child = self._machine.children.get(known.id)
                 if child is not None and child.incarnation == known.incarnation:
                     child.address = report["ready"]
                 self._carry_out(self._machine.ready(known.id, known.incarnation, time.monotonic()))
-            if "exit" in report:
+            if isinstance(report.get("exit"), get_args(ExitReason)):
                 known.said = report["exit"]
 
-    def _bury(self, known: _Process) -> None:
+    def _bury(self, known: Offspring) -> None:
         """The process has ended: its last word, its status, what it left behind; then the machine decides."""
-        if self._processes.get(known.id) is not known:
+        # An event may be an old one, of a descriptor whose number was given again since: the kernel is asked.
+        if self._living.get(known.id) is not known or not known.has_ended():
             return
-        del self._processes[known.id]
+        del self._living[known.id]
         self._read(known)
         self.door.unwatch(known.pidfd)
         self.door.unwatch(known.reports.descriptor)
-        os.close(known.pidfd)
-        known.reports.close()
-        known.process.join(0)  # reaps it, unless Thespian has
-        status = known.process.exitcode
-        reason = known.said or reason_of_status(0 if status is None else status)
-        pid = known.process.pid or 0
-        left = kill_group(pid, self._record.surroundings.token)
-        if left:
-            self._log.warning("killed %s, which %s had started", left, known.id)
+        reason = known.bury(self._actor)
+        if known.left:
+            self._log.warning("killed %s, which %s had started", known.left, known.id)
         child = self._machine.children.get(known.id)
-        for path in {child.address if child else "", str(self._record.surroundings.directory / f"s{pid}")} - {""}:
-            if not path.endswith("/registry"):
-                with suppress(OSError):
-                    os.unlink(path)  # noqa: PTH108
         effects = self._machine.exited(known.id, known.incarnation, reason, time.monotonic())
         self._remember(known, reason if child is None or child.last_reason is None else child.last_reason)
         self._carry_out(effects)
 
-    def _remember(self, known: _Process, reason: ExitReason) -> None:
+    def _remember(self, known: Offspring, reason: ExitReason) -> None:
         key = (known.id, known.incarnation)
-        told = Crash(reason.error, reason.message) if isinstance(reason, Crash) else reason
+        told = for_callers(reason)
         self._ended[key] = told
         while len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]
@@ -298,26 +249,32 @@ class _Life:
 
     def _leave(self, reason: ExitReason) -> None:
         """Every child is down."""
-        self.door.close()
-        send_report(self._record.report, {"exit": reason, "asked": self._asked})
-        logging.shutdown()
-        os._exit(0 if is_orderly(reason) else 1)
+        try:
+            self.door.close()
+            send_exit(self._record.report, {"exit": reason, "asked": self._asked})
+            logging.shutdown()
+        finally:
+            os._exit(0 if is_orderly(reason) else 1)
 
     def abandon(self, reason: ExitReason) -> None:
         """End at once: the children die with this process (PR_SET_PDEATHSIG); their supervisor's supervisor decides."""
-        if isinstance(reason, Crash):
-            self._log.error("the supervisor itself crashed: %s\n%s", reason, reason.traceback)
-        for id_ in list(self._processes):
-            self._kill(id_)
-        self._leave(reason)
+        try:
+            if isinstance(reason, Crash):
+                self._log.error("the supervisor itself crashed: %s\n%s", reason, reason.traceback)
+            for known in self._living.values():
+                known.kill()
+        finally:
+            self._leave(reason)
 
     # -- calls through the door ----------------------------------------------------------------------------------------
 
     def _answer(self, visitor: Visitor, id_: int, message: Any) -> None:
+        """Called by the door for each call. Raises `Refused` for what makes no sense here; it is the caller's error."""
         match message:
             case WhichChildren() | GetStatistics():
-                visitor.reply(id_, self._status())
-            case AwaitDown(child, incarnation):
+                status = status_of(self._machine, self._record.place, os.getpid(), self._born, time.monotonic())
+                visitor.reply(id_, status)
+            case AwaitDown(str(child), int(incarnation)):
                 self._await_down(visitor, id_, (child, incarnation))
             case StopTree() if not self._record.door:
                 visitor.reply(id_, True)
@@ -331,42 +288,10 @@ class _Life:
         if key in self._ended:
             visitor.reply(id_, self._ended[key])
             return
-        known = self._processes.get(key[0])
+        known = self._living.get(key[0])
         if known is None or known.incarnation != key[1]:
             visitor.reply(id_, NoProcess())
             return
         # Those who have gone are forgotten here, so that a long life gathers no long list.
         waiting = [each for each in self._waiting.get(key, ()) if not each[0].gone]
         self._waiting[key] = [*waiting, (visitor, id_)]
-
-    def _status(self) -> StatusReport:
-        now = time.monotonic()
-        machine = self._machine
-        return StatusReport(
-            place=self._record.place,
-            pid=os.getpid(),
-            phase=machine.phase.value,
-            strategy=self._spec.strategy.value,
-            max_restarts=self._spec.max_restarts,
-            max_seconds=self._spec.max_seconds,
-            uptime=now - self._born,
-            children=[
-                ChildInfo(
-                    id=child.spec.id,
-                    type=child.spec.type.value,
-                    name=child.spec.name,
-                    state=child.state.value,
-                    pid=child.pid,
-                    incarnation=child.incarnation,
-                    path=child.address,
-                    restarts=child.restarts,
-                    last_reason=_without_traceback(child.last_reason),
-                    uptime=now - child.since if child.state in (State.RUNNING, State.STOPPING) else 0.0,
-                )
-                for child in machine.children.values()
-            ],
-        )
-
-
-def _without_traceback(reason: ExitReason | None) -> ExitReason | None:
-    return Crash(reason.error, reason.message) if isinstance(reason, Crash) else reason

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from supervisors.errors import NodeError
 from supervisors.spec import MAIN_MODULE
@@ -24,12 +25,8 @@ def import_all(path: Iterable[str], main: str | None, modules: Iterable[str]) ->
     if main is not None:
         _import_main(main)
     for name in sorted(set(modules) - {MAIN_MODULE}):
-        try:
+        with _named(name):
             importlib.import_module(name)
-        except NodeError:
-            raise
-        except Exception as error:
-            raise NodeError(f"{name} does not import: {type(error).__name__}: {error}") from error
 
 
 def _import_main(path: str) -> None:
@@ -39,9 +36,16 @@ def _import_main(path: str) -> None:
         raise NodeError(f"{path} cannot be imported; move its servers to a module")
     module = importlib.util.module_from_spec(spec)
     sys.modules[MAIN_MODULE] = module
-    try:
+    with _named(path):
         spec.loader.exec_module(module)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Whatever an import raises becomes one sentence that says whose import it was. A module may also call `sys.exit`."""
+    try:
+        yield
     except NodeError:
         raise
-    except Exception as error:
-        raise NodeError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise NodeError(f"{what} does not import: {type(error).__name__}: {error}") from error

@@ -9,14 +9,17 @@ raw, because a polite close of an inherited loop deafens the parent (`closing_in
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import select
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from supervisors.errors import ForkRefused, NodeError
-from supervisors.process.procfs import thread_count
+from supervisors.process.procfs import thread_count, thread_names
 
 __all__ = [
     "FATAL_SIGNALS",
@@ -25,6 +28,7 @@ __all__ = [
     "become_subreaper",
     "closing_in_child",
     "disarm",
+    "end_native_pools",
     "open_descriptors",
     "restore_fatal_signals",
 ]
@@ -33,6 +37,7 @@ FATAL_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, si
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_REHEARSAL_TIMEOUT = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,6 +58,9 @@ class _Fork:
 
 def arm() -> None:
     """From now on a child forked by this process, or by a forked child of it, dies when its parent dies.
+
+    Its garbage collector is on, whatever the parent's was, and leaves alone what the parent had made: among that may be
+    garbage that holds a descriptor by its number, which in the child may by then be somebody else's.
 
     Called once by the node, before its first fork, in its only thread. PR_SET_PDEATHSIG follows the *thread* that forked;
     processes that fork have one thread, so it follows the process. A server calls `disarm`: what its threads fork is its
@@ -78,6 +86,8 @@ def _after_in_child() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != _Fork.parent:  # the parent died between the fork and the line above
             os._exit(0)
+        gc.freeze()
+        gc.enable()
     # Raw, by number, and before anything is opened here: the objects that stand for them are the parent's business.
     for number in _Fork.closing:
         with suppress(OSError):
@@ -102,14 +112,36 @@ def restore_fatal_signals() -> None:
 
 def assert_single_thread() -> None:
     """Raise `ForkRefused` unless this process has exactly one thread. Called before each fork, by whoever forks."""
-    count = thread_count()
-    if count != 1:
-        names = ", ".join(thread.name for thread in threading.enumerate())
+    if thread_count() != 1:
+        names = ", ".join(thread_names())
         problem = (
-            f"process {os.getpid()} has {count} threads ({names}), so it may not fork: a child could hang for ever on a "
+            f"process {os.getpid()} has more than one thread ({names}), so it may not fork: a child could hang for ever on a "
             "lock that a thread holds; find what started the thread (often an import in `preload`) and start it in a server"
         )
         raise ForkRefused(problem)
+
+
+def end_native_pools() -> None:
+    """Have libraries end those threads of theirs that end at any fork anyway. Called once by the node, before its first fork.
+
+    OpenBLAS, which comes with numpy, starts threads when it is loaded, ends them in a fork handler of its own and starts
+    them again when it needs them. So one fork is made here, of a child that does nothing, and only when all threads but
+    this one are native: such a child takes no lock of Python's.
+    """
+    if thread_count() == 1 or threading.active_count() != 1:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of the very thing that is cured here
+        pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    descriptor = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if not poll.poll(_REHEARSAL_TIMEOUT * 1000):
+        os.kill(pid, signal.SIGKILL)  # our child, not reaped
+    os.close(descriptor)
+    os.waitpid(pid, 0)
 
 
 def open_descriptors() -> frozenset[int]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from supervisors.process.procfs import every_stat, read_stat, run_token
+from supervisors.process.procfs import Stat, every_stat, read_stat, run_token
 
-__all__ = ["ProcessIdentity", "kill_group"]
+__all__ = ["ProcessIdentity", "kill_group", "kill_run"]
+
+_MOST_ROUNDS = 20
+"""Looks at all processes for those that were forked while the others were killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,35 @@ class ProcessIdentity:
 def kill_group(group: int, token: str) -> list[int]:
     """SIGKILL whatever a dead worker left in its process group; returns the pids.
 
-    Called by a supervisor, after it has seen the leader end. The group's number may be another's by now, so each member
-    is killed by its identity, never by the number of the group.
+    Called by a supervisor, after it has reaped the leader. While one of the group lives, the kernel gives its number to
+    nobody. So a process with that pid means that the group was empty and the number is a stranger's, and nothing is done.
+    Each member is killed by its identity, never by the number of the group.
     """
-    killed = []
-    for stat in every_stat():
-        if stat.group == group and not stat.dead:
-            with suppress(OSError):
-                left = ProcessIdentity.of(stat.pid, token)
-                if left is not None and left.send(signal.SIGKILL):
-                    killed.append(stat.pid)
-    return killed
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return []  # as a rule: a microsecond, where a look at all processes takes milliseconds
+    except PermissionError:
+        pass
+    return _kill(lambda stat: stat.group == group, token, lambda: read_stat(group) is None)
+
+
+def kill_run(token: str) -> list[int]:
+    """SIGKILL whatever outlived a node of that run token; returns the pids. Called by whoever clears up after that node."""
+    return _kill(lambda stat: stat.pid != os.getpid(), token, lambda: True)
+
+
+def _kill(meant: Callable[[Stat], bool], token: str, still: Callable[[], bool]) -> list[int]:
+    killed: dict[int, int] = {}
+    for _ in range(_MOST_ROUNDS):
+        news = False
+        for stat in every_stat():
+            if not meant(stat) or stat.dead or killed.get(stat.pid) == stat.start_time:
+                continue
+            left = ProcessIdentity(stat.pid, stat.start_time, token)
+            if still() and left.send(signal.SIGKILL):
+                killed[stat.pid] = stat.start_time
+                news = True
+        if not news:
+            break
+    return list(killed)

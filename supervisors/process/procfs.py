@@ -6,10 +6,11 @@ Called in any process and thread. A process that is gone gives `None`, never an 
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RUN_TOKEN", "Stat", "children_of", "every_stat", "read_stat", "run_token", "thread_count"]
+__all__ = ["RUN_TOKEN", "Stat", "children_of", "every_stat", "read_stat", "run_token", "thread_count", "thread_names"]
 
 RUN_TOKEN = "SUPERVISORS_RUN"  # noqa: S105 - the name of an environment variable, not a secret
 """Environment variable that every process of one node has from its first exec on; see `identity`."""
@@ -89,3 +90,16 @@ def run_token(pid: int) -> str | None:
 def thread_count() -> int:
     """How many threads this process has, as the kernel counts them (native threads too)."""
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a str list is all that is needed
+
+
+def thread_names() -> list[str]:
+    """What the threads of this process are called: Python's by their own names, native ones as the kernel has them."""
+    known = {thread.native_id: thread.name for thread in threading.enumerate()}
+    names = []
+    for entry in sorted(os.listdir("/proc/self/task"), key=int):  # noqa: PTH208
+        try:
+            native = Path(f"/proc/self/task/{entry}/comm").read_text(errors="replace").strip()
+        except OSError:
+            continue  # it has just ended
+        names.append(known.get(int(entry), f"native thread {entry} {native!r}"))
+    return names

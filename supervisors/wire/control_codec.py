@@ -14,7 +14,7 @@ What loads source code, writes to a file of the sender's choice or joins another
 `ControlCodec` is used by the transport, wherever it sends or receives; it holds no state that a call changes.
 """
 
-import datetime
+import datetime as dt
 import enum
 import importlib
 import logging
@@ -99,22 +99,22 @@ class AllowList:
 
     def message(self, name: str) -> type:
         """The class of an object or Enum on the wire; Rejected when its name is not on the list."""
-        return self._found(self._messages.get(name) or _own.get(name))
+        return _found(self._messages.get(name) or _own.get(name))
 
     def value(self, name: str) -> type:
         """The class that is itself a value in a message; Rejected when its name is not on the list."""
-        return self._found(self._values.get(name))
+        return _found(self._values.get(name))
 
     def check_actor(self, name: object) -> None:
         """Let a create request pass, or raise Rejected: Thespian imports what the request names."""
         if name not in self._actors:
             raise Rejected(Rejection.REFUSED_CLASS)
 
-    @staticmethod
-    def _found(cls: type | None) -> type:
-        if cls is None:
-            raise Rejected(Rejection.REFUSED_CLASS)
-        return cls
+
+def _found(cls: type | None) -> type:
+    if cls is None:
+        raise Rejected(Rejection.REFUSED_CLASS)
+    return cls
 
 
 def _production(name: str) -> type:
@@ -173,9 +173,7 @@ class ControlCodec:
     def decode(self, body: bytes) -> tuple[Any, Any]:
         """Return sender and message, or raise Rejected: `REFUSED_CLASS` or `GARBLED`."""
         try:
-            sender, message = msgpack.unpackb(
-                body, max_array_len=self._max_items, max_map_len=0, max_ext_len=0, raw=False
-            )
+            sender, message = msgpack.unpackb(body, max_array_len=self._max_items, max_map_len=0, max_ext_len=0, raw=False)
             address = self._lift(sender, _MAX_HOPS)
             if not isinstance(address, ActorAddress) or not isinstance(address.addressDetails, _ADDRESSES):
                 raise Rejected(Rejection.GARBLED)
@@ -199,9 +197,9 @@ class ControlCodec:
             return [_Tag.DICT, *(self._lower(part, depth) for item in value.items() for part in item)]
         if isinstance(value, ActorAddress):
             return self._lower_address(value, depth)
-        if kind is datetime.timedelta:
+        if kind is dt.timedelta:
             return [_Tag.TIMEDELTA, value.days, value.seconds, value.microseconds]
-        if kind is datetime.datetime:
+        if kind is dt.datetime:
             return [_Tag.DATETIME, value.isoformat()]
         if isinstance(value, type):
             return [_Tag.CLASS, self._listed(value, self._allow.value)]
@@ -272,9 +270,9 @@ class ControlCodec:
         if tag == _Tag.CLASS:
             return self._allow.value(tree[1])
         if tag == _Tag.TIMEDELTA:
-            return datetime.timedelta(*tree[1:4])
+            return dt.timedelta(*tree[1:4])
         if tag == _Tag.DATETIME:
-            return datetime.datetime.fromisoformat(tree[1])
+            return dt.datetime.fromisoformat(tree[1])
         raise Rejected(Rejection.GARBLED)
 
     def _lift_pairs(self, flat: list[Any], depth: int) -> dict[Any, Any]:

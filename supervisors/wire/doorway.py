@@ -12,52 +12,80 @@ import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from supervisors.errors import Refused, WireError
+from supervisors.errors import Overloaded, Refused, WireError
 from supervisors.wire import frames
 from supervisors.wire.frame_decoder import Fault, FrameDecoder
 from supervisors.wire.frames import Kind
 from supervisors.wire.order import Arrivals
-from supervisors.wire.peer import peer_is_trusted, sendable
+from supervisors.wire.peer import LinkStatistics, peer_is_trusted, sendable
 
 __all__ = ["Door", "Visitor"]
 
-MAX_VISITORS = 512
-"""Connections at once; one more is closed at once."""
+MAX_CONNECTIONS = 512
+"""At once; the next ones wait in the socket's queue until one leaves."""
+MAX_QUESTIONS = 4096
+"""That one connection may have open; one more is `Overloaded`."""
 MAX_UNWRITTEN = 4 << 20
-"""Bytes a visitor may leave unread before it is dropped."""
+"""Bytes a connection may leave unread before it is dropped."""
+_QUEUE = 512
 _CHUNK = 256 * 1024
 
 
 class Visitor:
-    """One connection to a supervisor. `reply` and `error` may be called later than the call; a gone visitor is ignored."""
+    """Who has asked one question. It may be answered later than it was asked; nobody hears the answer to a gone one."""
+
+    __slots__ = ("_connection", "gone")
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self.gone = False
+        """has left, or does not want the answer any more"""
+
+    def reply(self, id_: int, value: Any) -> None:
+        """Answer. Raises `WireError` when the value cannot travel; nothing was sent then."""
+        self._connection.answer(id_, frames.encode_reply(id_, value))
+
+    def error(self, id_: int, error: BaseException) -> None:
+        """Answer with a typed error."""
+        self._connection.answer(id_, frames.encode_error(id_, sendable(error)))
+
+
+class _Connection:
+    """One connection to a supervisor."""
 
     def __init__(self, door: Door, sock: socket.socket) -> None:
         self._door = door
         self._sock = sock
         self._decoder = FrameDecoder()
         self._arrivals = Arrivals()
+        self._questions: dict[int, Visitor] = {}
         self._unwritten = b""
-        self.gone = False
+        self._asked = 0
+        self._gone = False
 
     def fileno(self) -> int:
         """The descriptor, for the door's epoll."""
         return self._sock.fileno()
 
-    def reply(self, id_: int, value: Any) -> None:
-        """Answer a call."""
-        self._write(frames.encode_reply(id_, value))
-
-    def error(self, id_: int, error: BaseException) -> None:
-        """Answer a call with a typed error."""
-        self._write(frames.encode_error(id_, sendable(error)))
+    def statistics(self) -> LinkStatistics:
+        """The counters of this moment."""
+        arrivals = self._arrivals
+        return LinkStatistics.of(
+            self._decoder,
+            links=int(not self._gone),
+            frames=arrivals.arrived + arrivals.doubles + arrivals.unknown + self._asked,
+            double=arrivals.doubles,
+            unknown=arrivals.unknown,
+        )
 
     def ready(self, events: int) -> None:
         """The descriptor has something to read, or takes more."""
         if events & select.EPOLLOUT:
             self._flush()
-        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not self.gone:
+        if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not self._gone:
             try:
                 data = self._sock.recv(_CHUNK)
             except BlockingIOError:
@@ -72,23 +100,41 @@ class Visitor:
 
     def _take(self, frame: list[Any]) -> None:
         kind, id_ = frame[0], frame[1]
-        if kind == Kind.PING:
+        if kind in (Kind.CALL, Kind.STREAM):
+            if self._arrivals.is_new(id_):
+                self._question(kind, id_, frame[5])
+        elif kind == Kind.CANCEL:
+            self._asked += 1
+            visitor = self._questions.pop(id_, None)
+            if visitor is not None:
+                visitor.gone = True
+        elif kind == Kind.PING:
+            self._asked += 1
             self._write(frames.encode_pong(id_))
-        elif kind in (Kind.CALL, Kind.STREAM):
-            if not self._arrivals.is_new(id_):
-                return
-            if type(frame[5]) is Fault:
-                self.error(id_, frame[5].error)
-            elif kind == Kind.STREAM:
-                self.error(id_, Refused("a supervisor streams nothing", "unhandled"))
-            else:
-                try:
-                    self._door.answer(self, id_, frame[5])
-                except (Refused, WireError) as error:
-                    self.error(id_, error)
+        else:
+            self._arrivals.unknown += 1
+
+    def _question(self, kind: int, id_: int, message: Any) -> None:
+        visitor = Visitor(self)
+        try:
+            if type(message) is Fault:
+                raise message.error
+            if kind == Kind.STREAM:
+                raise Refused("a supervisor streams nothing", "unhandled")
+            if len(self._questions) >= MAX_QUESTIONS:
+                raise Overloaded("a supervisor", MAX_QUESTIONS)
+            self._questions[id_] = visitor
+            self._door.answer(visitor, id_, message)
+        except (Overloaded, Refused, WireError) as error:
+            visitor.error(id_, error)
+
+    def answer(self, id_: int, data: bytes) -> None:
+        """Send the answer to a question, once."""
+        self._questions.pop(id_, None)
+        self._write(data)
 
     def _write(self, data: bytes) -> None:
-        if self.gone:
+        if self._gone:
             return
         self._unwritten += data
         if len(self._unwritten) > MAX_UNWRITTEN:
@@ -108,9 +154,12 @@ class Visitor:
         self._door.expect(self, writing=bool(self._unwritten))
 
     def close(self) -> None:
-        """Drop the visitor."""
-        if not self.gone:
-            self.gone = True
+        """Drop it: nobody hears answers any more."""
+        if not self._gone:
+            self._gone = True
+            for visitor in self._questions.values():
+                visitor.gone = True
+            self._questions.clear()
             self._door.left(self)
             self._sock.close()
 
@@ -122,14 +171,16 @@ class Door:
         self.path = path
         self.answer = answer
         self.refused = 0
+        """connections of other users, turned away"""
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[int], None]] = {}
-        self._visitors: dict[int, Visitor] = {}
+        self._connections: dict[int, _Connection] = {}
+        self._past = LinkStatistics()
         with suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108 - a path of our own directory, left by the process before
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self._listener.bind(path)
-        self._listener.listen(128)
+        self._listener.listen(_QUEUE)
         self.watch(self._listener.fileno(), self._accept)
 
     def fileno(self) -> int:
@@ -147,25 +198,32 @@ class Door:
             self._epoll.unregister(descriptor)
 
     def poll(self) -> None:
-        """Do what there is to do; does not wait."""
+        """Do what there is to do; does not wait. Called at every event, and several times a second in any case."""
+        if self._listener.fileno() not in self._watched and len(self._connections) < MAX_CONNECTIONS:
+            self.watch(self._listener.fileno(), self._accept)
         for descriptor, events in self._epoll.poll(0):
             callback = self._watched.get(descriptor)
             if callback is not None:
                 callback(events)
 
-    def expect(self, visitor: Visitor, *, writing: bool) -> None:
-        """Whether the visitor has bytes that its socket did not take yet."""
-        self._epoll.modify(visitor.fileno(), select.EPOLLIN | (select.EPOLLOUT if writing else 0))
+    def expect(self, connection: _Connection, *, writing: bool) -> None:
+        """Whether the connection has bytes that its socket did not take yet."""
+        self._epoll.modify(connection.fileno(), select.EPOLLIN | (select.EPOLLOUT if writing else 0))
 
-    def left(self, visitor: Visitor) -> None:
-        """A visitor is about to close."""
-        self._visitors.pop(visitor.fileno(), None)
-        self.unwatch(visitor.fileno())
+    def left(self, connection: _Connection) -> None:
+        """A connection is about to close."""
+        self._past += replace(connection.statistics(), links=0)
+        self._connections.pop(connection.fileno(), None)
+        self.unwatch(connection.fileno())
+
+    def statistics(self) -> LinkStatistics:
+        """The sum over all connections, the closed ones included."""
+        return sum((each.statistics() for each in self._connections.values()), self._past)
 
     def close(self) -> None:
         """Answer nobody any more and remove the socket."""
-        for visitor in list(self._visitors.values()):
-            visitor.close()
+        for connection in list(self._connections.values()):
+            connection.close()
         self._listener.close()
         self._epoll.close()
         with suppress(FileNotFoundError):
@@ -174,13 +232,18 @@ class Door:
     def _accept(self, _events: int) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
             return
-        sock.setblocking(False)
-        if len(self._visitors) >= MAX_VISITORS or not peer_is_trusted(sock):
+        except OSError:  # no descriptor is free: not again before the next `poll`, or this would be a loop in place
+            self.unwatch(self._listener.fileno())
+            return
+        if not peer_is_trusted(sock):
             self.refused += 1
             sock.close()
             return
-        visitor = Visitor(self, sock)
-        self._visitors[sock.fileno()] = visitor
-        self.watch(sock.fileno(), visitor.ready)
+        sock.setblocking(False)
+        connection = _Connection(self, sock)
+        self._connections[sock.fileno()] = connection
+        self.watch(sock.fileno(), connection.ready)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self.unwatch(self._listener.fileno())

@@ -17,7 +17,7 @@ __all__ = ["HEADER_SIZE", "MAX_FRAME", "Fault", "FrameDecoder", "FrameStatistics
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes in one frame, unless told otherwise; the header does not count."""
-HEADER_SIZE = 12
+HEADER_SIZE = 14
 
 _U64 = 2**64 - 1
 _U32 = 2**32 - 1
@@ -26,19 +26,19 @@ _MAX_INF, _MIN_INF = float("inf"), float("-inf")
 _CALL, _REPLY = 1, 2
 _CHECKED_SIZE = 1024  # as in the codec: smaller bodies go to msgpack as they are
 _MAGIC = 0xD5F0
+_ALL_ONES = 0xFFFFFFFF
 _MAGIC_BYTES = b"\xd5\xf0"
-_HEADER = struct.Struct(">HIIH")
+_HEADER = struct.Struct(">HIII")
 _write_header, _read_header = _HEADER.pack, _HEADER.unpack_from
 
 # Where each kind has its payload; 0 is none.
-_PAYLOAD = {1: 5, 2: 2, 3: 2, 4: 5, 5: 5, 6: 3, 7: 0, 8: 2, 9: 0, 10: 0, 11: 0}
+_PAYLOAD = {1: 5, 2: 2, 3: 2, 4: 5, 5: 5, 6: 3, 7: 0, 8: 2, 9: 0, 10: 0, 11: 0, 12: 2}
 
 
 def header(body: bytes) -> bytes:
-    """What stands before a body: magic (2 bytes), length (4), CRC-32 of the body (4), check of length and CRC (2)."""
-    size, crc = len(body), crc32(body)
-    mixed = size ^ crc
-    return _write_header(_MAGIC, size, crc, (mixed ^ mixed >> 16) & 0xFFFF)
+    """What stands before a body: magic (2 bytes), length (4), the length's complement (4), CRC-32 of the body (4)."""
+    size = len(body)
+    return _write_header(_MAGIC, size, size ^ _ALL_ONES, crc32(body))
 
 
 class Fault:
@@ -128,9 +128,8 @@ class FrameDecoder:
         end = len(data)
         start = HEADER_SIZE  # of a body; its header stands before it
         while start <= end:
-            magic, size, crc, check = _read_header(data, start - HEADER_SIZE)
-            mixed = size ^ crc
-            if magic != _MAGIC or (mixed ^ mixed >> 16) & 0xFFFF != check:
+            magic, size, complement, crc = _read_header(data, start - HEADER_SIZE)
+            if size ^ complement != _ALL_ONES or magic != _MAGIC:
                 start = self._find_header(data, start - HEADER_SIZE + 1) + HEADER_SIZE
                 continue
             self._lost = False
@@ -224,9 +223,8 @@ class FrameDecoder:
         rest = rest[missing:]
         if len(partial) < HEADER_SIZE:
             return None, rest
-        magic, size, crc, check = _read_header(partial)
-        mixed = size ^ crc
-        if magic != _MAGIC or (mixed ^ mixed >> 16) & 0xFFFF != check:
+        magic, size, complement, _ = _read_header(partial)
+        if size ^ complement != _ALL_ONES or magic != _MAGIC:
             # Not a header after all: looked through again, together with what follows it.
             self._partial = bytearray()
             self._unfinished = False
@@ -308,4 +306,5 @@ _CHECKS: dict[int, Callable[[list[Any]], bool]] = {
     9: _bare,
     10: _bare,
     11: _bare,
+    12: _answer,
 }

@@ -1,7 +1,7 @@
 """The frames of a link: what two processes of a tree say to each other.
 
 Pure: values in, bytes out; `frame_decoder` is the way back, re-exported here. On the wire a frame is a header of
-12 bytes (magic, length, CRC-32, check; see `frame_decoder.header`) and one msgpack array, whose first element is
+14 bytes (magic, length, its complement, CRC-32; see `frame_decoder.header`) and one msgpack array, whose first element is
 the kind:
 
 ====== == ========================================================= ==================================
@@ -13,17 +13,19 @@ ERROR   3 `[3, id, error]`                                          server: a ty
 CAST    4 `[4, id, deadline, correlation, trace, message]`          opener: no answer is wanted
 STREAM  5 `[5, id, deadline, correlation, trace, message, credit]`  opener: answer in items
 ITEM    6 `[6, id, seq, value]`                                     server: one item of a stream
-CREDIT  7 `[7, id, n]`                                              opener: leave for `n` items more
+CREDIT  7 `[7, id, n]`                                              opener: leave for `n` items in all
 END     8 `[8, id, outcome]`                                        server: the stream ended
 CANCEL  9 `[9, id]`                                                 opener: no answer is wanted any more
 PING   10 `[10, id]`                                                either: are you there
 PONG   11 `[11, id]`                                                either: yes
+GOAWAY 12 `[12, id, reason]`                                        server: nothing after that id was accepted
 ====== == ========================================================= ==================================
 
 - `id`: 0 to 2**64-1, chosen by the opener, once per connection.
 - `deadline`: `time.monotonic()` in seconds, which is one clock for all processes of a host; finite; or None.
 - `correlation`, `trace` (W3C traceparent): str or None.
-- `seq`: 0 to 2**64-1. `credit`, `n`: 0 to 2**32-1.
+- `seq`: 0 to 2**64-1. `credit`: 0 to 2**32-1. `n`: counted from the opening, modulo 2**32, so that a lost or a doubled
+  CREDIT is made good by the next one.
 - `outcome`: an error, or what the two ends agree on for a good end.
 
 A payload that this process cannot make (an unregistered class, a state that its class refuses) arrives as a
@@ -51,6 +53,7 @@ __all__ = [
     "encode_credit",
     "encode_end",
     "encode_error",
+    "encode_goaway",
     "encode_item",
     "encode_ping",
     "encode_pong",
@@ -73,6 +76,7 @@ class Kind(enum.IntEnum):
     CANCEL = 9
     PING = 10
     PONG = 11
+    GOAWAY = 12
 
 
 # --- encoding -----------------------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ def encode_item(id_: int, seq: int, value: Any, limit: int = MAX_FRAME) -> bytes
 
 
 def encode_credit(id_: int, n: int) -> bytes:
-    """CREDIT: leave to send `n` items more."""
+    """CREDIT: leave to send `n` items in all, modulo 2**32."""
     return _encode([7, id_, n], MAX_FRAME)
 
 
@@ -156,6 +160,11 @@ def encode_ping(id_: int) -> bytes:
 def encode_pong(id_: int) -> bytes:
     """The PONG to the PING of that id."""
     return _encode([11, id_], MAX_FRAME)
+
+
+def encode_goaway(last_id: int, reason: Any) -> bytes:
+    """A GOAWAY: the server ends, for that reason; what came with a greater id was not accepted, and may be sent elsewhere."""
+    return _encode([12, last_id, reason], MAX_FRAME)
 
 
 def _encode(frame: list[Any], limit: int) -> bytes:
@@ -183,4 +192,5 @@ _FIELDS: dict[int, tuple[str, ...]] = {
     9: ("kind", "id"),
     10: ("kind", "id"),
     11: ("kind", "id"),
+    12: ("kind", "id", "reason"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from supervisors.errors import CallTimeout, Overloaded, Refused, SupervisorsError
@@ -20,40 +21,65 @@ from supervisors.wire.peer import HIGH_WATER, LinkStatistics, peer_is_trusted
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-__all__ = ["Link", "LinkLost"]
+    from supervisors.exits import ExitReason
+    from supervisors.wire.vocabulary import Address
+
+__all__ = ["MAX_IN_FLIGHT", "STREAM_WINDOW", "Link", "LinkLost", "NotAccepted"]
 
 MAX_IN_FLIGHT = 4096
-"""Calls and streams that one link bears at once; one more is `Overloaded` before it is sent."""
+"""Calls that one link bears at once, and streams, and callers that wait to write; one more is `Overloaded` and not sent."""
 STREAM_WINDOW = 32
 """Items that a stream may be ahead of its reader."""
+
+_REPLY, _ERROR, _ITEM, _END, _PONG, _GOAWAY = map(int, (Kind.REPLY, Kind.ERROR, Kind.ITEM, Kind.END, Kind.PONG, Kind.GOAWAY))
+_U32 = 0xFFFF_FFFF
 
 
 class LinkLost(Exception):
     """The link ended while something waited on it. Never leaves the package: callers get `ActorDown` with the reason."""
 
 
+class NotAccepted(LinkLost):
+    """The server ends, and did not accept this message: it may be sent to the next process."""
+
+    def __init__(self, reason: ExitReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Link(asyncio.Protocol):
     """The caller's end. Made by `Link.open`, shared by all callers of one loop, closed by its owner."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, on_lost: Callable[[Link], None] | None = None) -> None:
         self.target = target
         self.closed = False
+        """nothing new may be sent: it has ended, or the server has said that it will"""
+        self.address: Address | None = None
+        """of the process at the other end, for whoever asks later how that ended"""
+        self._lost = False
         self._loop = asyncio.get_running_loop()
+        self._on_lost = on_lost
+        self._gone = asyncio.Event()
         self._decoder = FrameDecoder()
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._pings: dict[int, asyncio.Future[None]] = {}
         self._streams: dict[int, Incoming] = {}
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._writable: asyncio.Event | None = None
+        self._blocked = 0
         self._frames = self._late = self._unknown = 0
 
     @classmethod
-    async def open(cls, path: str, target: str) -> Link:
-        """Connect. Raises OSError when nobody listens there, PermissionError when another user does."""
+    async def open(cls, path: str, target: str, on_lost: Callable[[Link], None] | None = None) -> Link:
+        """Connect. Raises OSError when nobody listens there, PermissionError when another user does.
+
+        `on_lost` is called once, when the link has ended, by whichever side.
+        """
         loop = asyncio.get_running_loop()
-        _, link = await loop.create_unix_connection(lambda: cls(target), path)
+        _, link = await loop.create_unix_connection(lambda: cls(target, on_lost), path)
         if not peer_is_trusted(link._transport.get_extra_info("socket")):
-            link.close()
+            link.abort()
             raise PermissionError(f"{path} is served by another user")
         return link
 
@@ -91,68 +117,90 @@ class Link(asyncio.Protocol):
         # A cast has no deadline of its own: nobody waits, so nothing expires.
         self._transport.write(frames.encode_cast(next(self._ids), None, correlation, trace, message))
 
-    async def stream(
-        self, message: Any, timeout: float, correlation: str | None, trace: str | None, window: int = STREAM_WINDOW
+    async def stream(  # noqa: PLR0913, PLR0917 - as `call`
+        self,
+        message: Any,
+        timeout: float,
+        correlation: str | None,
+        trace: str | None,
+        window: int = STREAM_WINDOW,
+        deadline: float | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """Open a stream and yield its items. `timeout` bounds the wait for each item. Closing the iterator cancels it."""
+        """Open a stream and yield its items. `timeout` bounds the wait for each item, `deadline` the whole.
+
+        Closing the iterator cancels the stream.
+        """
         if len(self._streams) >= MAX_IN_FLIGHT:
             raise Overloaded(self.target, MAX_IN_FLIGHT)
+        if self._writable is not None:
+            await self._until_writable(timeout, self._bound(timeout, deadline))
         if self.closed:
             raise LinkLost
         id_ = next(self._ids)
-        incoming = self._streams[id_] = Incoming(self._loop)
+        incoming = Incoming(self._loop)
+        self._transport.write(frames.encode_stream(id_, deadline, correlation, trace, message, window))
+        self._streams[id_] = incoming
+        taken = granted = 0
         try:
-            self._send(frames.encode_stream(id_, None, correlation, trace, message, window))
-            taken = 0
             while True:
-                try:
-                    async with asyncio.timeout(timeout):
-                        found, item = await incoming.take()
-                except TimeoutError:
-                    raise CallTimeout(self.target, timeout) from None
-                if not found:
+                next_item = incoming.take() or await self._next_item(incoming, timeout, deadline)
+                if not next_item[0]:
                     return
-                yield item
+                yield next_item[1]
                 taken += 1
-                if taken >= window // 2:
-                    self._send(frames.encode_credit(id_, taken))
-                    taken = 0
+                if taken - granted >= window // 2:
+                    # What was granted in all, so that a lost or a doubled frame does no lasting harm.
+                    granted = taken
+                    self._send(frames.encode_credit(id_, (granted + window) & _U32))
         finally:
-            if self._streams.pop(id_, None) is not None and not incoming.finished:
+            del self._streams[id_]
+            if not incoming.ended_by_peer:
                 self._send(frames.encode_cancel(id_))
 
     async def ping(self, timeout: float) -> float:
-        """Seconds to the server's loop and back."""
-        id_ = next(self._ids)
-        future = self._pending[id_] = self._loop.create_future()
+        """Seconds to the server's loop and back. Raises `CallTimeout` or `LinkLost`."""
+        if len(self._pings) >= MAX_IN_FLIGHT:
+            raise Overloaded(self.target, MAX_IN_FLIGHT)
         start = self._loop.time()
-        self._send(frames.encode_ping(id_))
+        if self._writable is not None:
+            await self._until_writable(timeout, start + timeout)
+        if self.closed:
+            raise LinkLost
+        id_ = next(self._ids)
+        future = self._pings[id_] = self._loop.create_future()
+        self._transport.write(frames.encode_ping(id_))
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(start + timeout):
                 await future
         except TimeoutError:
             raise CallTimeout(self.target, timeout) from None
         finally:
-            self._pending.pop(id_, None)
+            self._pings.pop(id_, None)
         return self._loop.time() - start
 
     def close(self) -> None:
-        """End the link; whatever waits on it gets `LinkLost`."""
-        if self._transport is not None:
-            self._transport.close()
+        """End the link when what was written has left; whatever waits on it gets `LinkLost`. Idempotent."""
+        self._transport.close()
         self._lose()
+
+    def abort(self) -> None:
+        """End the link at once."""
+        self._transport.abort()
+        self._lose()
+
+    async def wait_closed(self) -> None:
+        """Return when the socket is closed."""
+        await self._gone.wait()
 
     def statistics(self) -> LinkStatistics:
         """The counters of this moment."""
-        decoder = self._decoder
-        return LinkStatistics(
-            self._frames,
-            len(self._pending),
-            self._late,
-            self._unknown + decoder.unknown_kind,
-            decoder.garbled,
-            decoder.oversized,
-            decoder.malformed,
+        return LinkStatistics.of(
+            self._decoder,
+            links=int(not self.closed),
+            frames=self._frames,
+            pending=len(self._pending) + len(self._streams),
+            late=self._late,
+            unknown=self._unknown,
         )
 
     def _send(self, data: bytes) -> None:
@@ -166,12 +214,33 @@ class Link(asyncio.Protocol):
             self._send(frames.encode_cancel(id_))
 
     async def _until_writable(self, timeout: float, deadline: float) -> None:
-        while self._writable is not None and not self.closed:
-            try:
-                async with asyncio.timeout_at(deadline):
+        """The server does not read: wait until it does, with others, but not with too many."""
+        if self._blocked >= MAX_IN_FLIGHT:
+            raise Overloaded(self.target, MAX_IN_FLIGHT)
+        self._blocked += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                while self._writable is not None and not self.closed:
                     await self._writable.wait()
-            except TimeoutError:
-                raise CallTimeout(self.target, timeout) from None
+        except TimeoutError:
+            raise CallTimeout(self.target, timeout) from None
+        finally:
+            self._blocked -= 1
+
+    async def _next_item(self, incoming: Incoming, timeout: float, deadline: float | None) -> tuple[bool, Any]:
+        try:
+            async with asyncio.timeout_at(self._bound(timeout, deadline)):
+                while True:
+                    await incoming.wait()
+                    found = incoming.take()
+                    if found is not None:
+                        return found
+        except TimeoutError:
+            raise CallTimeout(self.target, timeout) from None
+
+    def _bound(self, timeout: float, deadline: float | None) -> float:
+        until = self._loop.time() + timeout
+        return until if deadline is None else min(until, deadline)
 
     # -- frames in (asyncio.Protocol) ----------------------------------------------------------------------------------
 
@@ -183,23 +252,25 @@ class Link(asyncio.Protocol):
         for frame in self._decoder.feed(data):
             self._frames += 1
             kind = frame[0]
-            if kind == Kind.REPLY:
+            if kind == _REPLY:
                 if type(frame[2]) is Fault:
                     self._fail(frame[1], frame[2].error)
                 else:
                     self._answer(frame[1], frame[2])
-            elif kind == Kind.ERROR:
+            elif kind == _ERROR:
                 self._fail(frame[1], _as_error(frame[2]))
-            elif kind == Kind.ITEM:
+            elif kind == _ITEM:
                 self._item(frame)
-            elif kind == Kind.END:
+            elif kind == _END:
                 stream = self._streams.get(frame[1])
                 if stream is None:
                     self._late += 1
                 else:
                     stream.end(frame[2] if type(frame[2]) is int else _as_error(frame[2]))
-            elif kind == Kind.PONG:
-                self._answer(frame[1], None)
+            elif kind == _PONG:
+                self._pong(frame[1])
+            elif kind == _GOAWAY:
+                self._leave(frame[1], frame[2])
             else:
                 self._unknown += 1
 
@@ -221,14 +292,29 @@ class Link(asyncio.Protocol):
         else:
             future.set_exception(error)
 
+    def _leave(self, last_id: int, reason: Any) -> None:
+        """The server ends. What it has accepted it will answer; the rest may be sent elsewhere, and nothing new comes here."""
+        self.closed = True
+        for id_ in [id_ for id_ in self._pending if id_ > last_id]:
+            self._fail(id_, NotAccepted(reason))
+        for id_ in [id_ for id_ in self._streams if id_ > last_id]:
+            self._fail(id_, NotAccepted(reason))
+
     def _item(self, frame: list[Any]) -> None:
         stream = self._streams.get(frame[1])
         if stream is None or not stream.accepts(frame[2]):
             self._late += 1
         elif type(frame[3]) is Fault:
-            stream.end(frame[3].error)
+            stream.fail(frame[3].error)
         else:
             stream.put(frame[2], frame[3])
+
+    def _pong(self, id_: int) -> None:
+        future = self._pings.pop(id_, None)
+        if future is None or future.done():
+            self._late += 1
+        else:
+            future.set_result(None)
 
     def pause_writing(self) -> None:
         self._writable = asyncio.Event()
@@ -240,16 +326,23 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how the socket ended says nothing about the server
         self._lose()
+        self._gone.set()
 
     def _lose(self) -> None:
         self.closed = True
-        pending, self._pending = self._pending, {}
-        for future in pending.values():
+        if self._lost:
+            return
+        self._lost = True
+        waiting = [*self._pending.values(), *self._pings.values()]
+        self._pending.clear()
+        for future in waiting:
             if not future.done():
                 future.set_exception(LinkLost())
         for stream in self._streams.values():
             stream.end(LinkLost())
         self.resume_writing()
+        if self._on_lost is not None:
+            self._on_lost(self)
 
 
 def _as_error(value: Any) -> BaseException:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-__all__ = ["Arrivals"]
+__all__ = ["WINDOW", "Arrivals"]
 
 WINDOW = 4096
 """How far behind the newest id a delayed frame may still arrive."""
 
 
 class Arrivals:
-    """The ids that one peer has used; it counts them up from 1. In order, this costs one comparison."""
+    """The ids that one peer has used; it counts them up. In order, this costs one comparison."""
 
     __slots__ = ("_missing", "_next", "arrived", "doubles", "unknown")
 
     def __init__(self) -> None:
-        self._next = 1
+        self._next = 0
         self._missing: set[int] = set()
         self.arrived = 0
         self.doubles = 0
         self.unknown = 0
+
+    @property
+    def newest(self) -> int:
+        """The greatest id that has arrived, 0 before the first."""
+        return max(0, self._next - 1)
 
     def is_new(self, id_: int) -> bool:
         """Whether this id arrives for the first time; a double, or one too old to tell, is counted and refused."""

@@ -32,6 +32,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
 
+from supervisors.spec import MAIN_MODULE
+
 __all__ = ["Registered", "by_class", "by_name", "register", "wire_type"]
 
 C = TypeVar("C", bound=type[Any])
@@ -150,6 +152,8 @@ def _path(cls: type[Any]) -> str:
 
 def _default_name(cls: type[Any]) -> str:
     module = cls.__module__
+    if module == MAIN_MODULE:
+        return f"__main__.{cls.__qualname__}"  # in a node: the script that embeds it, which calls itself so
     if module == "__main__":  # peers know what runs as `python -m package.module` by that module's name
         module = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None) or module
     return f"{module}.{cls.__qualname__}"

@@ -93,9 +93,7 @@ class Rejected(Exception):
 def check_key(key: bytes) -> bytes:
     """Return `key`, or raise ValueError when it is not 32 bytes. Its value is never part of the message."""
     if not isinstance(key, bytes) or len(key) != KEY_BYTES:
-        raise ValueError(
-            f"a sealing key is {KEY_BYTES} bytes, this one is {type(key).__name__} of {len(key)}"
-        )
+        raise ValueError(f"a sealing key is {KEY_BYTES} bytes, this one is {type(key).__name__} of {len(key)}")
     return key
 
 
@@ -200,7 +198,7 @@ class Opener:
     older is accepted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - three bounds, by name
         self,
         key: bytes,
         port: int,

@@ -15,11 +15,14 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from thespian.actors import ActorSystem, InvalidActorAddress, WatchMessage
+from thespian.system.logdirector import ThespianLogForwarder
 from thespian.system.messages.multiproc import EndpointConnected
 from thespian.system.multiprocCommon import (
     MultiProcAdmin,
@@ -52,6 +55,7 @@ __all__ = [
 _FATAL = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 _TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP)
 _LOWEST_PORT = 10_000
+_LOOK = 0.1
 
 
 class AdminStartError(RuntimeError):
@@ -63,11 +67,20 @@ class SecuredSystemBase(multiprocessCommon):
 
     transportType = SecuredTransport
 
-    def __init__(self, system: Any, logDefs: dict[str, Any] | None = None) -> None:
-        """`system` has `capabilities`, which are completed in place. Uses the installed `ControlPlane`."""
+    def __init__(
+        self,
+        system: Any,
+        logDefs: dict[str, Any] | None = None,
+        meanwhile: Callable[[int], None] | None = None,
+    ) -> None:
+        """`system` has `capabilities`, which are completed in place. Uses the installed `ControlPlane`.
+
+        `meanwhile`, if any, is called with the admin's pid every 0.1 s for as long as this waits; what it raises ends the wait.
+        """
         # Thespian would write a log of its own into the temporary directory, from every process.
         thesplog_control(logging.CRITICAL + 1, useLogging=False, tmpFileMaxSize=0)
         self.admin: Any = None
+        self._meanwhile = meanwhile
         system.capabilities.update(
             {
                 "Thespian ActorSystem Name": "securedTCPBase",
@@ -111,7 +124,7 @@ class SecuredSystemBase(multiprocessCommon):
         self.transport.set_watch([self.admin.sentinel])
         try:
             while not limit.view().expired():
-                said = self.transport.run(None, limit.view().remaining())
+                said = self._run_transport(limit.view().remaining())
                 if isinstance(said, ReceiveEnvelope) and isinstance(said.message, EndpointConnected):
                     return
                 if isinstance(said, ReceiveEnvelope) and isinstance(said.message, WatchMessage):
@@ -121,6 +134,23 @@ class SecuredSystemBase(multiprocessCommon):
             self.transport.set_watch([])
         raise AdminStartError(f"the admin did not come up within {timeout} s")
 
+    def _run_transport(
+        self,
+        maximumDuration: timedelta | None = None,
+        txonly: bool = False,
+        incomingHandler: Any = None,
+    ) -> Any:
+        """Thespian's wait for a message, in steps when there is something to do meanwhile."""
+        if self._meanwhile is None or txonly:
+            return super()._run_transport(maximumDuration, txonly, incomingHandler)
+        limit = ExpirationTimer(maximumDuration)
+        while True:
+            self._meanwhile(0 if self.admin is None else self.admin.pid)
+            remaining = limit.view().remaining(timedelta(seconds=_LOOK))
+            said = super()._run_transport(min(remaining, timedelta(seconds=_LOOK)), txonly, incomingHandler)
+            if said is not None or limit.view().expired():
+                return said
+
     def shutdown(self) -> None:
         """Stop all actors and the admin, as far as they listen; the caller waits for their processes."""
         super().shutdown()
@@ -128,7 +158,25 @@ class SecuredSystemBase(multiprocessCommon):
             self.admin.join(1.0)
 
 
-def _admin_main(
+class _Admin(MultiProcAdmin):
+    """Outlives its logger: Thespian's own tells its starter of every new one, and ends when the starter has gone."""
+
+    _is_up = False
+
+    def h_LoggerConnected(self, envelope: Any) -> bool:
+        """Called in the admin when a logger is there: the first one completes the start, a later one replaces it."""
+        if not self._is_up:
+            self._is_up = True
+            return bool(super().h_LoggerConnected(envelope))
+        self.asLogger = envelope.sender
+        logging.root = ThespianLogForwarder(self.asLogger, self.transport)
+        logging.Logger.root = logging.root
+        logging.Logger.manager = logging.Manager(logging.root)
+        self._activate()
+        return True
+
+
+def _admin_main(  # noqa: PLR0913, PLR0917 - what Thespian's start of an admin takes
     endpoint: Any, address: Any, starter: Any, capabilities: Any, log_defs: Any, context: Any
 ) -> None:
     """The admin process, from its fork to its end: what Thespian's own start does after its second fork."""
@@ -136,7 +184,7 @@ def _admin_main(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the key
     transport = SecuredTransport(endpoint)
     try:
-        admin = MultiProcAdmin(transport, address, capabilities, log_defs, context)
+        admin = _Admin(transport, address, capabilities, log_defs, context)
     except Exception:
         transport.scheduleTransmit(
             None,
@@ -144,6 +192,7 @@ def _admin_main(
         )
         raise
     admin.addrOfStarter = starter  # told once the logger is there
+    admin.logDefs = log_defs  # Thespian has it under another name, and looks for it here to replace a dead logger
     setProcName(MultiProcAdmin.__name__, transport.myAddress)
     signal.signal(signal.SIGCHLD, admin.signalChildDied)
     signal.signal(signal.SIGUSR1, signal_admin_sts(admin))
@@ -167,21 +216,23 @@ def start(
     control_plane: ControlPlane,
     capabilities: dict[str, Any] | None = None,
     log_defs: dict[str, Any] | None = None,
+    meanwhile: Callable[[int], None] | None = None,
 ) -> ActorSystem:
     """Install the configuration, fork the admin, and return the running actor system.
 
     Called in the node, which has one thread. When the port is still held by a tree that is just dying, it waits for
-    up to `ControlPlane.start_timeout` seconds. Raises AdminStartError; no process is left then.
+    up to `ControlPlane.start_timeout` seconds. `meanwhile` is called several times a second with the admin's pid, 0 before
+    its fork, and may raise. Raises AdminStartError, or what `meanwhile` raised; no process is left then.
     """
     install(control_plane)
-    _await_port(control_plane)
+    _await_port(control_plane, meanwhile)
     caps = {
         "AllowRemoteActorSources": "no",
         **(capabilities or {}),
         "Admin Port": control_plane.admin_port,
     }
     try:
-        base = SecuredSystemBase(SimpleNamespace(capabilities=caps), log_defs)
+        base = SecuredSystemBase(SimpleNamespace(capabilities=caps), log_defs, meanwhile)
     except InvalidActorAddress as error:
         raise AdminStartError(str(error)) from error
     return ActorSystem(systemBase=base, capabilities=caps, transientUnique=True)
@@ -189,13 +240,14 @@ def start(
 
 def admin_pid(system: ActorSystem) -> int:
     """The pid of the admin of a system that `start` returned; a child of the process that called it."""
-    base = system._systemBase  # noqa: SLF001 - Thespian offers no other way to the base it was given
-    return int(base.admin.pid)
+    return int(system._systemBase.admin.pid)
 
 
-def _await_port(plane: ControlPlane) -> None:
+def _await_port(plane: ControlPlane, meanwhile: Callable[[int], None] | None) -> None:
     deadline = time.monotonic() + plane.start_timeout
     while not _is_free(plane.bind, plane.admin_port):
+        if meanwhile is not None:
+            meanwhile(0)
         if time.monotonic() > deadline:
             raise AdminStartError(f"{plane.bind}:{plane.admin_port} is in use by another process")
         time.sleep(0.002)

@@ -153,9 +153,10 @@ class SecuredTransport(TCPTransport):
             raise
         return sock
 
-    def _own_address(self, template: Any, admin_routing: bool) -> Any:  # noqa: FBT001 - Thespian's flag
+    def _own_address(self, template: Any, admin_routing: bool) -> Any:
         host, port = self._plane.bind, self.socket.getsockname()[1]
-        if self.txOnly and template == self._adminAddr:
+        # Thespian takes port 0 for equal to any: only a given port can be the admin's.
+        if self.txOnly and template.addressDetails.sockname[1] and template == self._adminAddr:
             return ActorAddress(TXOnlyAdminTCPv4ActorAddress(host, port, external=False))
         if admin_routing:
             return ActorAddress(RoutedTCPv4ActorAddress(host, port, self._adminAddr, txOnly=self.txOnly))
@@ -185,10 +186,7 @@ class SecuredTransport(TCPTransport):
         specs = capabilities.get(CONV_ADDR_IPV4_CAPABILITY)
         if not specs:
             return None
-        return [
-            SecuredTransport.getAddressFromString(spec)
-            for spec in (specs if isinstance(specs, list) else [specs])
-        ]
+        return [SecuredTransport.getAddressFromString(spec) for spec in (specs if isinstance(specs, list) else [specs])]
 
     def external_transport_clone(self) -> "SecuredTransport":
         """A transport of its own for another thread of an outside process."""
@@ -345,19 +343,18 @@ class SecuredTransport(TCPTransport):
         if closed or incomingSocket.socket is None:
             incomingSocket.close()
             return None
-        if not isinstance(incomingSocket, _Incoming):  # an idle connection has become readable
-            incomingSocket = _Incoming(
-                incomingSocket.fromAddress, incomingSocket.socket, self._plane, known=True
-            )
-        if incomingSocket.socket.fileno() == fileno:
-            return self._handleReadableIncoming(incomingSocket, has_exclusive_flag)
-        if incomingSocket.expired():
-            if incomingSocket.replayed:
-                incomingSocket.close()
-            else:
-                self._refuse(incomingSocket, Rejection.SLOW)
-            return None
-        return incomingSocket
+        inc = incomingSocket
+        if not isinstance(inc, _Incoming):  # an idle connection has become readable
+            inc = _Incoming(inc.fromAddress, inc.socket, self._plane, known=True)
+        if inc.socket.fileno() == fileno:
+            return self._handleReadableIncoming(inc, has_exclusive_flag)
+        if not inc.expired():
+            return inc
+        if inc.replayed:  # that has been counted
+            inc.close()
+        else:
+            self._refuse(inc, Rejection.SLOW)
+        return None
 
     def _handleReadableIncoming(self, inc: _Incoming, has_exclusive_flag: bool = False) -> _Incoming | None:
         try:
@@ -371,9 +368,7 @@ class SecuredTransport(TCPTransport):
             return None
         return self._feed(inc, data, has_exclusive_flag)
 
-    def _addedDataToIncoming(
-        self, inc: Any, skipFinish: bool = False, has_exclusive_flag: bool = False
-    ) -> _Incoming | None:
+    def _addedDataToIncoming(self, inc: Any, skipFinish: bool = False, has_exclusive_flag: bool = False) -> _Incoming | None:
         # Thespian's way from a full buffer to an envelope. Nothing here leads to it; should a later version of
         # Thespian take it, then it ends here.
         raise NotImplementedError("frames are taken in by _feed")
@@ -384,7 +379,8 @@ class SecuredTransport(TCPTransport):
             try:
                 inc.addData(data)
             except Rejected as rejected:
-                return self._refuse(inc, rejected.reason)
+                self._refuse(inc, rejected.reason)
+                return None
             if not inc.receivedAllData():
                 return inc
             frame, data = inc.data
@@ -439,7 +435,7 @@ class SecuredTransport(TCPTransport):
 
 def _abandon_inherited() -> None:
     for transport in list(_live):
-        transport._abandon()  # noqa: SLF001 - its own module
+        transport._abandon()
     _live.clear()
 
 

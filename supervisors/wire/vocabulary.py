@@ -76,6 +76,11 @@ class AwaitDown:
     id: str
     incarnation: int
 
+    def __post_init__(self) -> None:
+        # It comes from a peer and becomes a key: what cannot be one is refused where it is read.
+        if type(self.id) is not str or type(self.incarnation) is not int:
+            raise TypeError("an id and an incarnation were expected")
+
 
 @wire_type("supervisors.StopTree")
 @dataclass(frozen=True, slots=True)

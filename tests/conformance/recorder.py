@@ -25,7 +25,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Called by pytest after setup, call and teardown of each test."""
     what = outcome(report)
     if what is not None:
-        name = report.nodeid.rpartition("/")[2]
+        name = Path(report.location[0]).name + "::" + report.nodeid.partition("::")[2]
         line = json.dumps({"test": name, "outcome": what, "seconds": round(report.duration, 3)})
         with Path(os.environ[RECORD]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")

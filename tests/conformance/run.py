@@ -7,6 +7,7 @@ tell a difference from a test that fails now and then. Exit status: 0 when whate
 on ours, or is explained by name in ``docs/conformance.md``.
 """
 
+# ruff: noqa: T201 - it is a command: what it prints is its result
 import argparse
 import fcntl
 import importlib.util
@@ -42,12 +43,15 @@ QUICK = (
     "test_stats",
     "test_systemMessages",
 )
+ALL = "multiprocTCPBase"
+QUICKLY = "multiprocTCPBase and not TXOnly and not LoadTorture"
 SEVERITY = ("passed", "skipped", "xfailed", "xpassed", "failed", "error")
 SECONDS_PER_TEST = 180
+GOOD = frozenset({"passed", "skipped", "xfailed"})
 RERUNS = 3
-MOST_RERUN = 60
 TOKEN = "CONFORMANCE_TOKEN"
-ENTRY = "CONFORMANCE_INSIDE"
+COUNT = "CONFORMANCE_COUNT"
+RECORD = "CONFORMANCE_RECORD"
 
 
 @dataclass
@@ -106,8 +110,11 @@ def inside(command: Sequence[str]) -> int:
             status = os.waitstatus_to_exitcode(ended)
             process.returncode = status
             break
-    others = [entry for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != os.getpid()]
-    Path(os.environ[ENTRY]).write_text(str(len(others)), encoding="ascii")
+    with suppress(ChildProcessError):  # what has ended with the tests is not left behind
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    others = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid()]
+    Path(os.environ[COUNT]).write_text(str(len(others)), encoding="ascii")
     return status
 
 
@@ -128,52 +135,66 @@ def end_marked(token: str) -> int:
 # --- one run
 
 
-def run_base(base: str, tests: Iterable[str], results: Path, limit: float, prefix: list[str] | None) -> Result:
-    """Run `tests` on one base. Output of all processes goes to files in `results`."""
-    results.mkdir(parents=True, exist_ok=True)
-    record, count, config = results / "record.jsonl", results / "left-behind", results / "pytest.ini"
-    config.write_text("[pytest]\n", encoding="ascii")  # not this project's own configuration
-    record.write_text("", encoding="ascii")
-    token = secrets.token_hex(8)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "THESPIAN_BASE_IPADDR": "127.0.0.1",  # a network namespace has no other
-        "THESPLOG_FILE": str(results / "thespian.log"),
-        "CONFORMANCE_RECORD": str(record),
-        TOKEN: token,
-        ENTRY: str(count),
-    }
-    plugins = ["tests.conformance.recorder", *(["tests.conformance.secured_plugin"] if base == "ours" else [])]
-    pytest = [sys.executable, "-W", "ignore", "-m", "pytest", "-c", str(config), "-q", "-p", "no:cacheprovider"]
-    pytest += ["-p", "no:asyncio", f"--timeout={SECONDS_PER_TEST}", "-k", "multiprocTCPBase"]
-    for plugin in plugins:
-        pytest += ["-p", plugin]
-    pytest += tests
-    command = [*prefix, sys.executable, __file__, "--inside", *pytest] if prefix else pytest
-    began = time.monotonic()
-    with (results / "output.txt").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=results,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        finished = True
-        try:
-            process.wait(limit)
-        except subprocess.TimeoutExpired:
-            finished = False
-            process.kill()  # in a namespace, all in it go with it
-            process.wait()
-        finally:
-            ended = end_marked(token)
-    left = int(count.read_text(encoding="ascii")) if count.exists() else ended
-    return Result(read_record(record), time.monotonic() - began, left, finished)
+@dataclass(frozen=True)
+class Runner:
+    """How the tests are run, on whichever base."""
+
+    select: str
+    """pytest's expression"""
+    limit: float
+    """seconds for all tests on one base"""
+    prefix: tuple[str, ...]
+    """the command that makes the namespaces; empty where there are none"""
+
+    def run(self, base: str, tests: Iterable[str], results: Path) -> Result:
+        """Run `tests` on one base. The output of all processes goes to files in `results`."""
+        results.mkdir(parents=True, exist_ok=True)
+        record, count = results / "record.jsonl", results / "left-behind"
+        record.write_text("", encoding="ascii")
+        token = secrets.token_hex(8)
+        command = self._command(base, results, tests)
+        began = time.monotonic()
+        with (results / "output.txt").open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=results,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "THESPIAN_BASE_IPADDR": "127.0.0.1",  # a network namespace has no other
+                    "THESPLOG_FILE": str(results / "thespian.log"),
+                    RECORD: str(record),
+                    COUNT: str(count),
+                    TOKEN: token,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            finished = True
+            try:
+                process.wait(self.limit)
+            except subprocess.TimeoutExpired:
+                finished = False
+            finally:
+                process.kill()  # in a namespace, all in it go with it
+                process.wait()
+                ended = end_marked(token)
+        left = int(count.read_text(encoding="ascii")) if count.exists() else ended
+        return Result(read_record(record), time.monotonic() - began, left, finished)
+
+    def _command(self, base: str, results: Path, tests: Iterable[str]) -> list[str]:
+        config = results / "pytest.ini"
+        config.write_text("[pytest]\n", encoding="ascii")  # not this project's own
+        command = [sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-c", str(config), "-k", self.select]
+        command += ["-p", "no:cacheprovider", "-p", "no:asyncio", f"--timeout={SECONDS_PER_TEST}"]
+        command += ["-p", "tests.conformance.recorder"]
+        if base == "ours":
+            command += ["-p", "tests.conformance.secured_plugin"]
+        command += tests
+        return [*self.prefix, sys.executable, __file__, "--inside", *command] if self.prefix else command
 
 
 def read_record(record: Path) -> dict[str, str]:
@@ -202,51 +223,46 @@ def explained() -> set[str]:
     return set(re.findall(r"^\| `([^`]+)` \|", EXPLAINED.read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def passes_again(name: str, results: Path, prefix: list[str] | None) -> dict[str, int]:
-    """How often a test that differed passes on each base when it runs alone."""
-    test = [str(suite() / name)]
-    return {
-        base: sum(
-            run_base(base, test, results / f"{base}-{attempt}", SECONDS_PER_TEST + 60, prefix).outcomes.get(name)
-            in {"passed", "skipped", "xfailed"}
-            for attempt in range(RERUNS)
-        )
-        for base in BASES
-    }
+def again(names: list[str], scratch: Path, runner: Runner) -> dict[str, Counter[str]]:
+    """How often each test that differed passes on each base in further runs of these tests only."""
+    tests = [str(suite() / name) for name in names]
+    passes: dict[str, Counter[str]] = {base: Counter() for base in BASES}
+    for attempt in range(RERUNS):
+        for base in BASES:
+            rerun = runner.run(base, tests, scratch / f"{base}-again-{attempt}")
+            passes[base].update(name for name in names if rerun.outcomes.get(name) in GOOD)
+    return passes
 
 
-def report(results: dict[str, Result], scratch: Path, prefix: list[str] | None) -> int:
-    """Print totals and differences; the exit status."""
+def report(found: dict[str, Result]) -> None:
+    """Print the totals."""
     width = max(map(len, BASES.values()))
-    for base, result in results.items():
+    for base, result in found.items():
         note = "" if result.finished else "  (cut off at the time limit)"
         print(
             f"{BASES[base]:<{width}}  {result.totals()}; {result.seconds:.0f} s; "
-            f"{result.left_behind} processes left behind{note}"
+            f"{result.left_behind} processes left behind{note}",
+            flush=True,
         )
-    if len(results) < len(BASES):
-        return 0
-    stock, ours = results["stock"], results["ours"]
-    names, known, open_ones = differences(stock, ours), explained(), 0
-    print(f"{len(names)} of {len(stock.outcomes)} tests differ" + (":" if names else "."))
-    for number, name in enumerate(names):
-        line = f"  {name}: stock {stock.outcomes.get(name, 'did not run')}, ours {ours.outcomes.get(name, 'did not run')}"
-        if number < MOST_RERUN:
-            again = passes_again(name, scratch / f"again-{number}", prefix)
-            line += f"; alone: stock passes {again['stock']} of {RERUNS}, ours {again['ours']} of {RERUNS}"
-            worse = again["ours"] < again["stock"]
-        else:
-            worse = stock.outcomes.get(name) == "passed"
+
+
+def compare(stock: Result, ours: Result, scratch: Path, runner: Runner) -> int:
+    """Print every difference by name and what came of trying again; the number that nothing explains."""
+    names, known, unexplained = differences(stock, ours), explained(), 0
+    print(f"{len(names)} of {len(stock.outcomes)} tests differ" + (":" if names else "."), flush=True)
+    passes = again(names, scratch, runner) if names else {}
+    for name in names:
+        first = f"stock {stock.outcomes.get(name, 'did not run')}, ours {ours.outcomes.get(name, 'did not run')}"
+        tried = f"stock {passes['stock'][name]} of {RERUNS}, ours {passes['ours'][name]} of {RERUNS}"
         if name in known:
-            line += " (explained in docs/conformance.md)"
-        elif worse:
-            line += " (NOT EXPLAINED)"
-            open_ones += 1
+            verdict = "explained in docs/conformance.md"
+        elif passes["ours"][name] < passes["stock"][name]:
+            verdict = "NOT EXPLAINED"
+            unexplained += 1
         else:
-            line += " (comes and goes)"
-        print(line, flush=True)
-    ran = bool(stock.outcomes and ours.outcomes and stock.finished and ours.finished)
-    return 0 if ran and not open_ones else 1
+            verdict = "comes and goes"
+        print(f"  {name}: {first}; again: {tried} passed; {verdict}", flush=True)
+    return unexplained
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -258,21 +274,25 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--base", choices=[*BASES], help="only this base, nothing to compare")
     parser.add_argument("--results", type=Path, help="where output and records go (default: a new folder)")
     options = parser.parse_args(arguments)
-    results = options.results or Path(tempfile.mkdtemp(prefix="conformance-"))
+    results = (options.results or Path(tempfile.mkdtemp(prefix="conformance-"))).absolute()
     print(f"Output of all processes: {results}", flush=True)
     prefix = namespace()
     if prefix is None:
         print("No namespaces on this machine: the stock base binds to all interfaces while it runs.", flush=True)
     tests = [str(suite() / f"{name}.py") for name in QUICK] if options.quick else [str(suite())]
-    limit = 300.0 if options.quick else 7200.0
+    runner = Runner(QUICKLY if options.quick else ALL, 300.0 if options.quick else 7200.0, tuple(prefix or ()))
     if not options.quick:
         os.nice(10)
-    bases = [options.base] if options.base else [*BASES]
     found = {}
-    for base in bases:
+    for base in [options.base] if options.base else BASES:
         print(f"Running Thespian's tests on {BASES[base]} ...", flush=True)
-        found[base] = run_base(base, tests, results / base, limit, prefix)
-    return report(found, results, prefix)
+        found[base] = runner.run(base, tests, results / base)
+    report(found)
+    if len(found) < len(BASES):
+        return 0
+    unexplained = compare(found["stock"], found["ours"], results, runner)
+    ran = all(result.outcomes and result.finished for result in found.values())
+    return 0 if ran and not unexplained else 1
 
 
 if __name__ == "__main__":

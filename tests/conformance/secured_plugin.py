@@ -41,8 +41,7 @@ class WideList(AllowList):
     def _import(name: str) -> type:
         module, _, qualified = name.partition(":")
         loaded_source = any(
-            isinstance(finder, SourceHashFinder) and module.startswith(finder.hashRoot())
-            for finder in sys.meta_path
+            isinstance(finder, SourceHashFinder) and module.startswith(finder.hashRoot()) for finder in sys.meta_path
         )
         if not module.startswith("thespian.") and not loaded_source:
             raise Rejected(Rejection.REFUSED_CLASS)

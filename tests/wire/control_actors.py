@@ -30,7 +30,7 @@ class Counting(Actor):
         super().__init__()
         self.told: list[str] = []
 
-    def receiveMessage(self, message: Any, sender: Any) -> None:
+    def receiveMessage(self, message: Any, sender: Any) -> None:  # noqa: N802
         match message:
             case Told(text):
                 self.told.append(text)
@@ -56,7 +56,7 @@ class Parent(Actor):
         self.asker: Any = None
         self.child: Any = None
 
-    def receiveMessage(self, message: Any, sender: Any) -> None:
+    def receiveMessage(self, message: Any, sender: Any) -> None:  # noqa: N802
         match message:
             case "create":
                 self.asker = sender

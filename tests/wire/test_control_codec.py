@@ -61,10 +61,12 @@ class Stranger:
 
 
 def a_codec(actors: set[str] | None = None) -> ControlCodec:
+    """A codec with the production list."""
     return ControlCodec(AllowList(actors or set()))
 
 
 def there_and_back(message: object, codec: ControlCodec | None = None) -> Any:
+    """What arrives of a message."""
     codec = codec or a_codec()
     sender, received = codec.decode(codec.encode(SENDER, message))
     assert sender == SENDER
@@ -92,7 +94,7 @@ values = st.recursive(
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
         | st.dictionaries(st.text(max_size=5) | st.integers(0, 99), inner, max_size=4)
-        | st.sets(st.integers() .filter(lambda n: -(2**63) <= n < 2**63), max_size=4)
+        | st.sets(st.integers().filter(lambda n: -(2**63) <= n < 2**63), max_size=4)
         | st.frozensets(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=4)
     ),
     max_leaves=12,
@@ -272,13 +274,6 @@ def test_random_bytes_are_rejected_and_nothing_else(body: bytes) -> None:
     """No bytes make the decoder raise anything but `Rejected`."""
     with pytest.raises(Rejected):
         a_codec().decode(body)
-
-
-def nested(depth: int) -> object:
-    tree: object = None
-    for _ in range(depth):
-        tree = [0, tree]
-    return tree
 
 
 @pytest.mark.parametrize("depth", [33, 500, 5000])

@@ -38,15 +38,18 @@ OVERHEAD = 67
 
 
 def a_sealer(key: bytes = KEY, pid: Callable[[], int] = lambda: 1) -> Sealer:
+    """A sealer whose instances are 1, 2, ..."""
     drawn = itertools.count(1)
     return Sealer(key, new_instance=lambda: next(drawn).to_bytes(8, "big"), pid=pid)
 
 
 def an_opener(**options: float) -> Opener:
+    """An opener for `PORT`, with other bounds when they are given."""
     return Opener(KEY, PORT, START, **options)  # type: ignore[arg-type]
 
 
 def reason_of(act: Callable[[], object]) -> Rejection:
+    """Why `act` is rejected."""
     with pytest.raises(Rejected) as caught:
         act()
     return caught.value.reason
@@ -160,9 +163,7 @@ def test_a_frame_behind_the_window_is_stale_not_delivered() -> None:
 def test_each_port_has_its_own_sequence() -> None:
     """Traffic to one port does not push another port's frames out of their window."""
     sealer = a_sealer()
-    assert [sealer.seal(b"", port, NOW)[48:56] for port in (1, 1, 2)] == [
-        struct.pack(">Q", seq) for seq in (1, 2, 1)
-    ]
+    assert [sealer.seal(b"", port, NOW)[48:56] for port in (1, 1, 2)] == [struct.pack(">Q", seq) for seq in (1, 2, 1)]
 
 
 def test_a_forked_process_is_a_new_sender() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 from thespian.actors import ActorExitRequest, ActorSystem, ActorSystemFailure
+from thespian.system import utilis
 from thespian.system.messages.admin import PendingActor
-from thespian.system.transport import TCPTransport as stock
-from thespian.system.transport import streamBuffer
+from thespian.system.transport import TCPTransport, streamBuffer
 
 from supervisors.process.counters import SharedCounters
 from supervisors.wire import control_plane, system_base
@@ -42,6 +42,7 @@ def wait_until(holds: Callable[[], object], timeout: float = 10.0) -> None:
 
 
 def class_path(cls: type) -> str:
+    """How a create request names an actor's class."""
     return f"{cls.__module__}.{cls.__name__}"
 
 
@@ -92,8 +93,9 @@ class Floor:
 
 
 def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -115,6 +117,7 @@ def output_to(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def plane() -> Iterator[ControlPlane]:
+    """A configuration with a fresh key and port, uninstalled afterwards."""
     counters = SharedCounters(Rejection)
     before = control_plane._Process.plane
     yield ControlPlane(
@@ -146,10 +149,12 @@ def boot(plane: ControlPlane, tmp_path: Path) -> Iterator[Callable[..., Floor]]:
 
 @pytest.fixture
 def floor(boot: Callable[[], Floor]) -> Floor:
+    """A running system."""
     return boot()
 
 
 def listening_ports(processes: list[psutil.Process]) -> dict[int, tuple[str, psutil.Process]]:
+    """Each port on which one of `processes` listens, with its address and that process; fails when two share one."""
     found = {}
     for process in processes:
         for connection in process.net_connections(kind="inet"):
@@ -221,7 +226,7 @@ def test_nothing_is_unpickled_from_start_to_end(
     monkeypatch.setattr(pickle, "loads", trap)
     monkeypatch.setattr(pickle, "load", trap)
     monkeypatch.setattr(pickle, "Unpickler", trap)
-    monkeypatch.setattr(stock, "serializer", Trapped)
+    monkeypatch.setattr(TCPTransport, "serializer", Trapped)
     monkeypatch.setattr(streamBuffer.ReceiveBuffer, "completed", trap)
     monkeypatch.setattr(streamBuffer.ReceiveBuffer, "addMore", trap)
     floor = boot(replace(plane, counters=with_trap))
@@ -264,13 +269,24 @@ def test_a_pickle_to_any_port_runs_nothing_and_is_counted(floor: Floor, tmp_path
     assert not bait.exists()
 
 
+def recorded(transport: SecuredTransport, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The frames that a transport sends from now on, as one would record them on their way."""
+    frames: list[bytes] = []
+    seal = transport.serializer
+
+    def seal_and_record(intent: Any) -> bytes:
+        frames.append(seal(intent))
+        return frames[-1]
+
+    monkeypatch.setattr(transport, "serializer", seal_and_record)
+    return frames
+
+
 def test_a_replay_to_an_actor_delivers_nothing(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame recorded on its way to an actor is counted when it comes again, there and elsewhere."""
     address = floor.create(Counting)
     transport = floor.system._systemBase.transport
-    frames: list[bytes] = []
-    seal = transport.serializer
-    monkeypatch.setattr(transport, "serializer", lambda intent: frames.append(seal(intent)) or frames[-1])
+    frames = recorded(transport, monkeypatch)
     floor.system.tell(address, Told("once"))
     port = address.addressDetails.sockname[1]
     assert say(port, frames[0]) != b""
@@ -279,13 +295,13 @@ def test_a_replay_to_an_actor_delivers_nothing(floor: Floor, monkeypatch: pytest
     assert floor.ask(address, "told") == ["once"]
 
 
-def test_a_frame_of_an_earlier_boot_is_refused(boot: Callable[..., Floor], plane: ControlPlane) -> None:
+def test_a_frame_of_an_earlier_boot_is_refused(
+    boot: Callable[..., Floor], plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither with a fresh key, as a node boots, nor with the same one does a recorded frame count again."""
     first = boot()
     transport = first.system._systemBase.transport
-    frames: list[bytes] = []
-    seal = transport.serializer
-    transport.serializer = lambda intent: frames.append(seal(intent)) or frames[-1]
+    frames = recorded(transport, monkeypatch)
     with pytest.raises(ActorSystemFailure):
         first.create(Unlisted)
     first.system._systemBase._verifyAdminRunning()
@@ -326,9 +342,7 @@ def test_a_crowd_at_every_door_does_not_stop_the_system(floor: Floor) -> None:
     """Many silent connections to each port leave the system at work."""
     address = floor.create(Counting)
     crowd = [
-        socket.create_connection(("127.0.0.1", port), timeout=5)
-        for port in listening_ports(floor.processes())
-        for _ in range(40)
+        socket.create_connection(("127.0.0.1", port), timeout=5) for port in listening_ports(floor.processes()) for _ in range(40)
     ]
     assert floor.ask(address, "through") == "through"
     assert floor.ask(floor.create(Counting), "through") == "through"
@@ -353,9 +367,7 @@ def test_nothing_listens_on_anything_but_loopback(floor: Floor) -> None:
     assert mine[transport.socket.getsockname()[1]][0] == "127.0.0.1"
 
 
-def test_no_process_ever_binds_wider(
-    boot: Callable[..., Floor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_process_ever_binds_wider(boot: Callable[..., Floor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for a moment: each `bind` of each process of a system's life names the one address."""
     record = os.open(tmp_path / "binds", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
@@ -374,12 +386,8 @@ def test_no_process_ever_binds_wider(
     assert set(binds) == {"127.0.0.1"}
 
 
-def test_no_log_of_thespians_own_is_written(
-    boot: Callable[..., Floor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_log_of_thespians_own_is_written(boot: Callable[..., Floor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thespian's log in the temporary directory is off in every process."""
-    import thespian.system.utilis as utilis
-
     monkeypatch.setenv("THESPLOG_FILE", str(tmp_path / "thespian.log"))
     monkeypatch.setattr(utilis, "_thesplog_file", None)
     floor = boot()
@@ -412,9 +420,9 @@ def test_a_killed_admin_is_followed_by_another_on_the_same_port(
 
 def test_a_port_in_use_is_an_error_not_an_attachment(boot: Callable[..., Floor], plane: ControlPlane) -> None:
     """A start on a port that another process holds says so and leaves nothing behind."""
-    with socket.create_server(("127.0.0.1", plane.admin_port)):
-        with pytest.raises(AdminStartError, match=str(plane.admin_port)):
-            boot(replace(plane, start_timeout=0.2))
+    taken = socket.create_server(("127.0.0.1", plane.admin_port))
+    with taken, pytest.raises(AdminStartError, match=str(plane.admin_port)):
+        boot(replace(plane, start_timeout=0.2))
     assert psutil.Process().children() == []
 
 
@@ -422,7 +430,7 @@ def test_an_admin_that_dies_at_birth_is_reported_at_once(
     boot: Callable[..., Floor], plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The start does not wait for its deadline when the admin has ended, and leaves nothing behind."""
-    monkeypatch.setattr(system_base, "MultiProcAdmin", lambda *_: os._exit(7))
+    monkeypatch.setattr(system_base, "_Admin", lambda *_: os._exit(7))
     began = time.monotonic()
     with pytest.raises(AdminStartError, match="exit status 7"):
         boot()
@@ -434,13 +442,24 @@ def test_an_admin_that_stays_silent_is_ended(
     boot: Callable[..., Floor], plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An admin that has not come up by the deadline is killed and reaped."""
-    monkeypatch.setattr(system_base, "MultiProcAdmin", lambda *_: signal.pause())
+    monkeypatch.setattr(system_base, "_Admin", lambda *_: signal.pause())
     with pytest.raises(AdminStartError, match=r"within 0\.2 s"):
         boot(replace(plane, start_timeout=0.2))
     assert psutil.Process().children() == []
 
 
+def test_a_killed_logger_is_replaced(floor: Floor) -> None:
+    """The admin outlives its logger, starts another, and goes on creating actors; its starter hears nothing of it."""
+    first = floor.logger
+    first.kill()
+    wait_until(lambda: floor.admin.children() not in ([], [first]))
+    floor.processes()
+    assert floor.ask(floor.create(Counting), "as before") == "as before"
+    assert is_alive(floor.admin)
+
+
 def signal_masks(pid: int) -> dict[str, int]:
+    """Which signals a process ignores, catches and blocks, as bit sets."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {line[:6]: int(line[7:], 16) for line in lines if line.startswith(("SigIgn", "SigCgt", "SigBlk"))}
 
@@ -460,9 +479,7 @@ def test_fatal_signals_are_fatal_and_the_terminals_are_not(floor: Floor) -> None
     assert floor.ask(floor.create(Counting), "unmoved") == "unmoved"
 
 
-def test_the_callers_signal_handling_stays_its_own(
-    boot: Callable[..., Floor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_callers_signal_handling_stays_its_own(boot: Callable[..., Floor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Handlers, a wakeup descriptor and blocked signals of the caller do not live on in the admin."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])

@@ -22,6 +22,7 @@ from thespian.system.transport import (
 )
 from thespian.system.transport.streamBuffer import toSendBuffer
 
+from supervisors.process.birth import open_descriptors
 from supervisors.process.counters import SharedCounters
 from supervisors.wire import control_plane
 from supervisors.wire.control_codec import AllowList, ControlCodec, Unencodable
@@ -113,6 +114,7 @@ def answer_of(sock: socket.socket, *peers: Peer) -> bytes:
 
 @pytest.fixture
 def plane() -> Iterator[ControlPlane]:
+    """A configuration with narrow bounds, uninstalled afterwards."""
     counters = SharedCounters(Rejection)
     plane = ControlPlane(
         key=KEY,
@@ -133,6 +135,7 @@ def plane() -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def peers(plane: ControlPlane) -> Iterator[tuple[Peer, Peer]]:
+    """Two transports of one control plane."""
     pair = Peer(), Peer()
     yield pair
     for peer in pair:
@@ -140,10 +143,12 @@ def peers(plane: ControlPlane) -> Iterator[tuple[Peer, Peer]]:
 
 
 def counted(plane: ControlPlane) -> dict[Rejection, int]:
+    """The rejections that occurred."""
     return {reason: count for reason, count in plane.rejections().items() if count}
 
 
 def a_frame(target: Peer, message: object, sender: Peer, key: bytes = KEY, at: int | None = None) -> bytes:
+    """A sealed frame as `sender` would send it to `target`, by another key or from another time when given."""
     body = ControlCodec(AllowList()).encode(sender.address, message)
     sealer = Sealer(key, new_instance=lambda: os.urandom(8), pid=os.getpid)
     return sealer.seal(body, target.port, time.monotonic_ns() if at is None else at)
@@ -207,9 +212,7 @@ def test_a_frame_behind_an_acknowledgement_is_delivered(peers: tuple[Peer, Peer]
     """A peer that acknowledges and sends in one breath is heard in full."""
     one, other = peers
     with socket.create_server(("127.0.0.1", 0)) as server:
-        listening = Peer.__new__(Peer)
-        listening.transport = server_transport(server)
-        intent = one.send(listening.transport.myAddress, "question")
+        intent = one.send(SecuredTransport.getAddressFromString(server.getsockname()), "question")
         conversation = accepted(server, one)
         frame = received(conversation, one)
         header, _ = Opener(KEY, server.getsockname()[1], 0).open(frame, time.monotonic_ns())
@@ -219,12 +222,6 @@ def test_a_frame_behind_an_acknowledgement_is_delivered(peers: tuple[Peer, Peer]
         conversation.close()
     assert intent.result == SendStatus.Sent
     assert one.inbox[0].message == "answer"
-
-
-class server_transport:  # noqa: N801 - reads as a function: just enough of a transport to have an address
-    def __init__(self, server: socket.socket) -> None:
-        self.socket = server
-        self.myAddress = SecuredTransport.getAddressFromString(server.getsockname())
 
 
 def accepted(server: socket.socket, *peers: Peer) -> socket.socket:
@@ -407,16 +404,16 @@ def test_a_replay_does_not_make_its_sender_known(peers: tuple[Peer, Peer], plane
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    "make, reason",
     [
-        (lambda one, other: a_frame(one, "x", one), Rejection.MISDIRECTED),
+        (lambda one, _: a_frame(one, "x", one), Rejection.MISDIRECTED),
         (lambda one, other: a_frame(other, "x", one, at=1), Rejection.STALE),
         (
             lambda one, other: a_frame(other, PendingActor("os.system", None, 1, None, None), one),
             Rejection.REFUSED_CLASS,
         ),
         (
-            lambda one, other: Sealer(KEY, new_instance=lambda: os.urandom(8), pid=os.getpid).seal(
+            lambda _, other: Sealer(KEY, new_instance=lambda: os.urandom(8), pid=os.getpid).seal(
                 b"\xc1", other.port, time.monotonic_ns()
             ),
             Rejection.GARBLED,
@@ -529,7 +526,7 @@ def test_no_socket_is_ever_bound_wider_than_told(plane: ControlPlane, monkeypatc
 
 def test_closing_leaves_no_descriptor_open(plane: ControlPlane) -> None:
     """Connections kept, waiting and in the middle of a message all end with the transport."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     one, other = Peer(), Peer()
     one.send(other.address, "kept")
     pump(lambda: bool(one.sent and other.inbox), one, other)
@@ -541,7 +538,7 @@ def test_closing_leaves_no_descriptor_open(plane: ControlPlane) -> None:
         one.transport.close()
         other.transport.close()
         stranger.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert one.sent == [SendStatus.Sent, SendStatus.Failed]
 
 
@@ -553,8 +550,7 @@ def test_a_forked_child_holds_no_socket_of_its_parent(peers: tuple[Peer, Peer]) 
     inherited = [sock.fileno() for peer in peers for sock in peer.transport._sockets()]
     pid = os.fork()
     if not pid:
-        open_still = [fd for fd in inherited if os.path.exists(f"/proc/self/fd/{fd}")]
-        os._exit(len(open_still))
+        os._exit(len(open_descriptors().intersection(inherited)))
     assert len(inherited) == 4
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     other.send(one.address, "after")
