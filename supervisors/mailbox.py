@@ -70,7 +70,7 @@ class Mailbox:
         self._sinks: set[Sink] = set()
         self._past_links = LinkStatistics()
         self._busy = 0
-        self._finish: asyncio.Task[None] | None = None
+        self._finish: asyncio.Future[None] | None = None
         self._handled = self._refused = self._overloaded = self._expired = self._cancelled = 0
         server._mailbox = self
 
@@ -78,11 +78,6 @@ class Mailbox:
     def context(self) -> Context:
         """Of the message that is being handled."""
         return current_context.get()
-
-    @property
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """Everything of this server that runs now, but its end."""
-        return [*self._watches, *self._consumers, *self._outgoing.tasks]
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -132,7 +127,7 @@ class Mailbox:
 
     async def _end(self, reason: ExitReason) -> None:
         """What was interrupted cleans up, then `terminate` runs: both within the time limit."""
-        tasks = self.tasks
+        tasks = [*self._watches, *self._consumers, *self._outgoing.tasks]
         for task in (*self._watches, *self._consumers):
             task.cancel()
         limit = asyncio.timeout(self._terminate_timeout)
@@ -146,6 +141,17 @@ class Mailbox:
             else:
                 self.log.exception("terminate raised")
         self._on_end(reason)
+
+    def abandon(self, reason: ExitReason) -> None:
+        """End without a word, as a killed process does: nobody is answered, `terminate` is not called, nor `on_end`.
+
+        For runtimes in which nothing else ends it.
+        """
+        self.ending = reason
+        self._finish = self._finish or self.loop.create_future()
+        for task in (*self._watches, *self._consumers):
+            task.cancel()
+        self._outgoing.abandon()
 
     def _down(self, reason: ExitReason) -> ActorDown:
         return ActorDown(self.place, for_callers(reason))

@@ -71,10 +71,15 @@ class Outgoing:
 
     def end_all(self, error: BaseException) -> None:
         """The server ends: tell every reader, close every generator."""
+        for entry in self._open.values():
+            entry.answer(error)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close every generator; nobody is told."""
         entries = list(self._open.values())
         self._open.clear()
         for entry in entries:
-            entry.answer(error)
             self._close(entry)
 
     def _close(self, entry: Entry) -> None:

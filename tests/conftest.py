@@ -90,7 +90,10 @@ def node_log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(node_log: Path) -> Running:
-    """`async with running(tree) as client`: an embedded node, whose lines go to `node_log`."""
+    """An embedded node whose lines go to `node_log`.
+
+    `async with running(tree) as client: ...`
+    """
 
     @asynccontextmanager
     async def run(tree: Supervisor | ChildSpec, **options: Any) -> AsyncIterator[Client]:

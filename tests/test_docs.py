@@ -19,6 +19,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def blocks(page: str) -> list[str]:
+    """The Python blocks of a page."""
     return BLOCK.findall((ROOT / page).read_text())
 
 

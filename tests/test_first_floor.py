@@ -14,6 +14,7 @@ from tests.servers import Counter
 
 
 def tree() -> Supervisor:
+    """A counter that starts at 10, under a patient supervisor."""
     return Supervisor("app", (child(Counter, name="counter", args=(10,)),), max_restarts=100)
 
 

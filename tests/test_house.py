@@ -39,22 +39,14 @@ IMPURE_BUILTINS = {"breakpoint", "eval", "exec", "input", "open", "print"}
 IMPURE_METHODS = {"now", "today", "utcnow"}
 
 # Built from halves, so that this file does not contain what it forbids.
-UNFINISHED = re.compile(
-    r"\b(" + "|".join(a + b for a, b in [("TO", "DO"), ("FIX", "ME"), ("X", "XX"), ("HA", "CK")]) + r")\b"
-)
-ELSEWHERE = re.compile(
-    r"https?:|file:|--(extra-)?index-url|--find-links|--trusted-host| @ |^-e\b|^[./~]", re.MULTILINE
-)
+UNFINISHED = re.compile(r"\b(" + "|".join(a + b for a, b in [("TO", "DO"), ("FIX", "ME"), ("X", "XX"), ("HA", "CK")]) + r")\b")
+ELSEWHERE = re.compile(r"https?:|file:|--(extra-)?index-url|--find-links|--trusted-host| @ |^-e\b|^[./~]", re.MULTILINE)
 
 
 def house_files(*suffixes: str) -> Iterator[Path]:
     """The project's own files with these suffixes; hidden and generated folders are left out."""
     for folder, folders, files in os.walk(ROOT):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and name not in {"__pycache__", "build", "dist"}
-        ]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in {"__pycache__", "build", "dist"}]
         yield from (Path(folder, name) for name in files if name.endswith(suffixes))
 
 
@@ -165,9 +157,7 @@ def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", code.sub("", page.read_text()))
         if "://" not in target and not target.startswith("mailto:")
     )
-    broken = [
-        f"{page.relative_to(ROOT)}: {target}" for page, target in links if not (page.parent / target).exists()
-    ]
+    broken = [f"{page.relative_to(ROOT)}: {target}" for page, target in links if not (page.parent / target).exists()]
     assert broken == []
 
 
@@ -178,9 +168,7 @@ def test_a_lock_pins_hashes_and_names_no_place(lock: str) -> None:
     assert not ELSEWHERE.search(text)
     entries = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)).splitlines()
     assert entries
-    assert [
-        entry for entry in entries if not re.match(r"[a-z0-9._-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", entry)
-    ] == []
+    assert [entry for entry in entries if not re.match(r"[a-z0-9._-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", entry)] == []
 
 
 def test_the_lock_holds_all_that_the_project_declares() -> None:
@@ -193,10 +181,6 @@ def test_the_lock_holds_all_that_the_project_declares() -> None:
             flags=re.MULTILINE,
         )
     )
-    declared = [
-        Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    ]
-    unmet = [
-        need for need in declared if not need.specifier.contains(pins.get(canonicalize_name(need.name), "0"))
-    ]
+    declared = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]]
+    unmet = [need for need in declared if not need.specifier.contains(pins.get(canonicalize_name(need.name), "0"))]
     assert [str(need) for need in unmet] == []

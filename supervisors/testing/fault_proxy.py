@@ -193,7 +193,7 @@ class Route:
 @asynccontextmanager
 async def faulty(ref: Ref, faults: Faults, *, seed: int = 0) -> AsyncIterator[Route]:
     """A way to the server of `ref` on which frames meet these faults. Looking up its name meets none."""
-    directory = Path(tempfile.mkdtemp(prefix="dspex-f.", dir=base_directory()))
+    directory = Path(tempfile.mkdtemp(prefix="sup-f-", dir=base_directory()))
     route = Route(ref, faults, seed, directory)
     try:
         yield route

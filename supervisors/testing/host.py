@@ -74,8 +74,7 @@ class Hosted:
 
     def kill(self) -> None:
         """Be gone, as after SIGKILL: nobody is answered, `terminate` is not called."""
-        for task in self.mailbox.tasks:
-            task.cancel()
+        self.mailbox.abandon(Killed(_SIGKILL))
         for connection in list(self._connections):
             connection.abort()
         self._gone(Killed(_SIGKILL))
@@ -99,12 +98,12 @@ class Hosted:
 
 
 class Host:
-    """Runs servers by name, in the running loop: `async with Host() as host: counter = await host.start(Counter(), "counter")`."""
+    """Runs servers, in the running loop: `async with Host() as host: counter = await host.start(Counter(), "counter")`."""
 
     exchange: _LocalExchange
 
     async def __aenter__(self) -> Self:
-        self.exchange = _LocalExchange(Path(tempfile.mkdtemp(prefix="dspex-t.", dir=base_directory())))
+        self.exchange = _LocalExchange(Path(tempfile.mkdtemp(prefix="sup-t-", dir=base_directory())))
         return self
 
     async def __aexit__(

@@ -1,4 +1,4 @@
-"""A steady load of calls, each of which is accounted for: answered rightly, refused by a typed error, wrong, or without an end."""
+"""A steady load of calls, each accounted for: answered rightly, refused by a typed error, wrong, or without an end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter as Tally
 from types import TracebackType
+from typing import Self
 
 from supervisors import CallFailed, Ref
 
@@ -30,7 +31,7 @@ class Load:
         self.refused: Tally[str] = Tally()
         self.answered_event = asyncio.Event()
 
-    async def __aenter__(self) -> Load:
+    async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop().create_task(self._run())
         return self
 

@@ -1,4 +1,4 @@
-"""The kill matrix: SIGKILL and SIGSTOP of every process of a tree, under 200 calls per second. N times each with `make chaos N=20`."""
+"""SIGKILL and SIGSTOP of every process of a tree, under 200 calls per second. N times each with `make chaos N=20`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress, ChildActorExited
 
-__all__ = ["Child", "Echo", "Parent", "Sender"]
+__all__ = ["Child", "Echo", "Parent"]
 
 
 class Echo(Actor):
@@ -17,33 +17,6 @@ class Echo(Actor):
     def receiveMessage(self, message: Any, sender: ActorAddress) -> None:  # noqa: N802 - Thespian's name
         if isinstance(message, dict):
             self.send(sender, message)
-
-
-class Sender(Actor):
-    """Keeps a number of messages under way to another actor, and tells how many came back in which time.
-
-    It gets `("measure", target, message, outstanding, calls, seconds)` and answers `(answers, seconds)`.
-    """
-
-    def receiveMessage(self, message: Any, sender: ActorAddress) -> None:  # noqa: N802 - Thespian's name
-        if isinstance(message, tuple) and message[0] == "measure":
-            self._asker = sender
-            _, self._target, self._message, outstanding, self._calls, self._seconds = message
-            self._sent = self._answered = 0
-            self._began = time.perf_counter()
-            for _ in range(outstanding):
-                self._send_one()
-        elif isinstance(message, dict):
-            self._answered += 1
-            elapsed = time.perf_counter() - self._began
-            if self._sent < self._calls if self._calls is not None else elapsed < self._seconds:
-                self._send_one()
-            elif self._answered == self._sent:
-                self.send(self._asker, (self._answered, elapsed))
-
-    def _send_one(self) -> None:
-        self._sent += 1
-        self.send(self._target, self._message)
 
 
 class Child(Actor):

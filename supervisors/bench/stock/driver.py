@@ -1,7 +1,7 @@
 """The process that runs stock Thespian and measures it: `python -m supervisors.bench.stock.driver FD private|shared`.
 
 It talks with the bench over the socket `FD`, in lines of JSON, and ends when the bench closes its end. `private` says
-that it has a network of its own, whose loopback interface it is to bring up. Whatever Thespian has started is killed
+that it has a network and pids of its own: it is to bring the loopback interface up. Whatever Thespian has started is killed
 when it ends. One thread, no event loop.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from thespian.actors import ActorAddress, ActorSystem
 
-from supervisors.bench.stock.actors import Echo, Parent, Sender
+from supervisors.bench.stock.actors import Echo, Parent
 from supervisors.bench.subject import MESSAGE
 from supervisors.process.birth import become_subreaper
 from supervisors.process.procfs import children_of
@@ -49,7 +49,6 @@ class Driver:
             port = sock.getsockname()[1]
         self._system = ActorSystem("multiprocTCPBase", capabilities={"Admin Port": port})
         self._echo = self._system.createActor(Echo)
-        self._sender = self._system.createActor(Sender)
         self._parent = self._system.createActor(Parent)
         self._system.tell(self._parent, "start")
         self._child = int(self._ask(self._parent, ("not", 0))[0])
@@ -69,9 +68,24 @@ class Driver:
         return statistics.median(durations)
 
     def rate(self, calls: int | None, seconds: float, outstanding: int) -> float:
-        """Messages per second there and back between two actors, with that many under way."""
-        answered, elapsed = self._ask(self._sender, ("measure", self._echo, MESSAGE, outstanding, calls, seconds), seconds)
-        return float(answered / elapsed)
+        """Messages per second from this process to an actor and back, with that many under way: one more for each answer."""
+        clock = time.perf_counter
+        sent = answered = 0
+        began = clock()
+        while sent < outstanding:
+            self._system.tell(self._echo, MESSAGE)
+            sent += 1
+        elapsed = 0.0
+        while answered < sent:
+            answer = self._system.listen(_TIMEOUT)
+            if answer != MESSAGE:
+                raise RuntimeError(f"the answer was {answer!r}")
+            answered += 1
+            elapsed = clock() - began
+            if sent < calls if calls is not None else elapsed < seconds:
+                self._system.tell(self._echo, MESSAGE)
+                sent += 1
+        return answered / elapsed
 
     def recovery(self) -> float:
         """Seconds from the SIGKILL of a child to the first answer of the one that its parent makes in its place."""
@@ -80,15 +94,15 @@ class Driver:
         self._child, answered = self._ask(self._parent, ("not", self._child))
         return float(answered) - before
 
-    def _ask(self, target: ActorAddress, message: Any, seconds: float = 0.0) -> Any:
-        answer = self._system.ask(target, message, _TIMEOUT + seconds)
+    def _ask(self, target: ActorAddress, message: Any) -> Any:
+        answer = self._system.ask(target, message, _TIMEOUT)
         if answer is None:
             raise RuntimeError(f"no answer to {message!r:.100}")
         return answer
 
 
 def kill_descendants() -> None:
-    """SIGKILL whatever this process, or a child of it, has started. It is their subreaper."""
+    """SIGKILL whatever this process, or a child of it, has started, and wait until it is gone. It is their subreaper."""
     while True:
         for pid in children_of(os.getpid()):
             with suppress(OSError):
@@ -124,14 +138,17 @@ def serve(bench: socket.socket) -> None:
 
 def main() -> None:
     """Called once, in the driver's process."""
-    become_subreaper()
-    if sys.argv[2] == "private":
+    private = sys.argv[2] == "private"
+    if private:
         bring_up_loopback()
+    else:
+        become_subreaper()
     try:
         with suppress(BrokenPipeError, ConnectionResetError), socket.socket(fileno=int(sys.argv[1])) as bench:
             serve(bench)
     finally:
-        kill_descendants()
+        if not private:  # else it is process 1 of its namespace, and the kernel kills all others with it
+            kill_descendants()
 
 
 if __name__ == "__main__":

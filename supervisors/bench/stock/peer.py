@@ -45,7 +45,7 @@ class StockThespian:
         return await self._ask(measure="p50", calls=effort.calls, seconds=effort.seconds)
 
     async def rate(self, effort: Effort, outstanding: int) -> float:
-        """Messages per second between two of its actors, there and back, with that many under way."""
+        """Messages per second from a process to an actor and back, with that many under way."""
         return await self._ask(measure="rate", calls=effort.calls, seconds=effort.seconds, outstanding=outstanding)
 
     async def recovery(self) -> float:
