@@ -9,6 +9,7 @@ import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -33,10 +34,11 @@ def listening(pids: list[int]) -> list[tuple[str, int] | str]:
     found: set[tuple[str, int] | str] = set()
     for pid in pids:
         for each in psutil.Process(pid).net_connections(kind="all"):
+            address: Any = each.laddr  # of a Unix socket it is a str, which psutil's types do not say
             if each.status == psutil.CONN_LISTEN:
-                found.add((each.laddr.ip, each.laddr.port))
-            elif isinstance(each.laddr, str) and each.laddr.startswith("/") and os.path.exists(each.laddr):
-                found.add(each.laddr)
+                found.add((address.ip, address.port))
+            elif isinstance(address, str) and address.startswith("/") and os.path.exists(address):
+                found.add(address)
     return sorted(found, key=str)
 
 
