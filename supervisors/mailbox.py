@@ -63,7 +63,7 @@ class Mailbox:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._consumers: set[asyncio.Task[None]] = set()
         self._most_consumers = 0  # until `init` has returned
-        self._running: dict[tuple[int, int], Entry] = {}
+        self._running: set[Entry] = set()
         self._outgoing = Outgoing(server, place, self.crash)
         self._timers = Timers(self._put)
         self._watches: set[asyncio.Task[None]] = set()
@@ -101,7 +101,7 @@ class Mailbox:
             self.log.error("raised while it ended: %s\n%s", reason, reason.traceback)
             return
         self._begin_to_end(reason)
-        for entry in self._running.values():
+        for entry in self._running:
             entry.answer(self._down(reason))
         for task in self._consumers:
             if task is not asyncio.current_task():
@@ -160,7 +160,7 @@ class Mailbox:
 
     def call(self, sink: Sink, id_: int, context: Context, body: Any) -> None:
         """A call has arrived; `sink` gets its reply or its error."""
-        if isinstance(body, GetStatistics):
+        if type(body) is GetStatistics:
             sink.reply(id_, self.statistics())
         else:
             self._put(Entry("call", body, sink, id_, context))
@@ -210,7 +210,7 @@ class Mailbox:
 
     def cancel(self, sink: Sink, id_: int) -> None:
         """The caller has gone. What waits never starts; a stream is closed; what runs is left, unless the class asks."""
-        running = self._running.get((id(sink), id_))
+        running = next((each for each in self._running if each.id == id_ and each.sink is sink), None)
         if running is not None:
             self._abandon(running)
         elif not self._outgoing.cancel(sink, id_):
@@ -250,7 +250,7 @@ class Mailbox:
         self._past_links += sink.statistics()
         self.release(sink)
         self._outgoing.closed(sink)
-        for entry in self._running.values():
+        for entry in self._running:
             if entry.sink is sink:
                 self._abandon(entry)
         kept = deque(entry for entry in self._waiting if entry.sink is not sink or entry.kind != "call")
@@ -300,6 +300,8 @@ class Mailbox:
 
     async def _consume(self) -> None:
         """Handle one message after the other, for ever. `concurrency` of these run side by side; each starts when needed."""
+        server, running = self.server, self._running
+        me = asyncio.current_task()  # asked once: it costs a system call
         while True:
             while not self._waiting:
                 waiter = self.loop.create_future()
@@ -316,8 +318,20 @@ class Mailbox:
             current_context.set(entry.context)
             self._busy += 1
             try:
-                await self._handle(entry)
+                if entry.kind == "call":
+                    entry.task = me
+                    running.add(entry)
+                    try:
+                        value = await server.handle_call(entry.body)
+                    finally:
+                        running.discard(entry)
+                    self._reply(entry, value)
+                else:
+                    await self._handle(entry)
                 self._handled += 1
+            except Refused as error:
+                self._refused += 1
+                entry.answer(error)
             except asyncio.CancelledError as error:
                 if self._finish is not None:
                     raise  # the mailbox itself is being ended
@@ -334,27 +348,13 @@ class Mailbox:
                     self._end_when_quiet()
 
     async def _handle(self, entry: Entry) -> None:
-        """One message, by its kind. What it raises is the server's crash."""
-        server = self.server
-        try:
-            if entry.kind == "call":
-                key = (id(entry.sink), entry.id)
-                entry.task = asyncio.current_task()
-                self._running[key] = entry
-                try:
-                    value = await server.handle_call(entry.body)
-                finally:
-                    self._running.pop(key, None)
-                self._reply(entry, value)
-            elif entry.kind == "cast":
-                await server.handle_cast(entry.body)
-            elif entry.kind == "info":
-                await server.handle_info(entry.body)
-            else:
-                await server.handle_timer(entry.body)
-        except Refused as error:
-            self._refused += 1
-            entry.answer(error)
+        """One message that is no call, by its kind."""
+        if entry.kind == "cast":
+            await self.server.handle_cast(entry.body)
+        elif entry.kind == "info":
+            await self.server.handle_info(entry.body)
+        else:
+            await self.server.handle_timer(entry.body)
 
     def _reply(self, entry: Entry, value: Any) -> None:
         if entry.cancelled or entry.sink is None:

@@ -5,6 +5,7 @@ Used in the event loop of its exchange: a client's, or a server's own. Every ope
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +61,21 @@ class Ref:
         if context.deadline is not None and context.deadline < deadline:
             deadline = context.deadline
             timeout = max(0.0, deadline - now)
-        self._exchange.check()
         link = self._link
         while True:
             if link is None or link.closed:
+                self._exchange.check()
                 link = await self._connect(timeout, deadline)
+            correlation, trace = correlation or context.correlation, trace or context.trace
             try:
-                return await link.call(message, timeout, deadline, correlation or context.correlation, trace or context.trace)
+                if link.blocked:
+                    return await link.call(message, timeout, deadline, correlation, trace)
+                id_, future = link.start(message, timeout, deadline, correlation, trace)
+                try:
+                    return await future
+                except asyncio.CancelledError:
+                    link.forget(id_)
+                    raise
             except NotAccepted as ending:
                 link = await self._next(ending, timeout, deadline)
             except LinkLost:

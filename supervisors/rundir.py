@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ __all__ = ["RunDirectory", "base_directory", "named", "sweep", "unnamed"]
 
 _PREFIX = "dspex-"
 _LOCK = "lock"
+_NAME = re.compile(r"dspex-[0-9a-f]{8}(\.[0-9a-f]{8})?")
 _LONGEST = 100
 _LONGEST_TOKEN = 256
 _UNFINISHED_SECONDS = 60.0
@@ -161,10 +163,12 @@ def sweep(base: Path, spare: Path) -> None:
     """Clear up after nodes that were killed together with everybody who would have done so. Called by a node that starts."""
     for path in base.glob(f"{_PREFIX}*"):
         with suppress(OSError, NodeError):
-            if path == spare or not path.is_dir() or path.lstat().st_uid != os.geteuid():
+            if path == spare or not _NAME.fullmatch(path.name) or path.lstat().st_uid != os.geteuid():
                 continue
             if "." in path.name and time.time() - path.lstat().st_mtime < _UNFINISHED_SECONDS:
                 continue
+            if not (path / _LOCK).exists() and any(path.iterdir()):
+                continue  # no node ever made it
             descriptor = _lock(path)
             if descriptor >= 0:
                 _kill_left(descriptor)

@@ -78,7 +78,7 @@ async def until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
 
 
 def run_script(code: str, *, token: str | None = None, timeout: float = 10.0) -> list[str]:
-    """Run a script in a clean interpreter, which may fork as it likes; returns the lines it printed. Its failure is the test's."""
+    """Run a script in a clean interpreter, which may fork as it likes; returns the lines it prints. Fails when it fails."""
     environment = os.environ if token is None else {**os.environ, RUN_TOKEN: token}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
 
 from supervisors.errors import CallTimeout, Overloaded, Refused, SupervisorsError
 from supervisors.wire import frames
@@ -33,6 +36,19 @@ STREAM_WINDOW = 32
 
 _REPLY, _ERROR, _ITEM, _END, _PONG, _GOAWAY = map(int, (Kind.REPLY, Kind.ERROR, Kind.ITEM, Kind.END, Kind.PONG, Kind.GOAWAY))
 _U32 = 0xFFFF_FFFF
+_CLOCK_STEP = 0.001  # a loop's clock stands still for a turn, and uvloop's counts milliseconds
+_LEAST_ALARM = 0.005  # bounds what looking through a full link costs
+
+_living: WeakSet[Link] = WeakSet()
+
+
+def _close_after_fork() -> None:
+    """In a forked child: a link belongs to the process that opened it. Its next use takes the slow way, where that is said."""
+    for link in _living:
+        link.closed = True
+
+
+os.register_at_fork(after_in_child=_close_after_fork)
 
 
 class LinkLost(Exception):
@@ -61,8 +77,12 @@ class Link(asyncio.Protocol):
         self._on_lost = on_lost
         self._gone = asyncio.Event()
         self._decoder = FrameDecoder()
-        self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._next_id = itertools.count(1).__next__
+        self._new_future = self._loop.create_future
+        self._pending: dict[int, tuple[asyncio.Future[Any], float, float]] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+        _living.add(self)
+        self._alarm_at = math.inf
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._streams: dict[int, Incoming] = {}
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
@@ -87,26 +107,41 @@ class Link(asyncio.Protocol):
 
     async def call(self, message: Any, timeout: float, deadline: float, correlation: str | None, trace: str | None) -> Any:
         """Send a call and wait for its answer. Raises the server's typed error, `CallTimeout`, or `LinkLost`."""
-        if len(self._pending) >= MAX_IN_FLIGHT:
-            raise Overloaded(self.target, MAX_IN_FLIGHT)
         if self._writable is not None:
             await self._until_writable(timeout, deadline)
-        if self.closed:
-            raise LinkLost
-        id_ = next(self._ids)
-        data = frames.encode_call(id_, deadline, correlation, trace, message)
-        future = self._loop.create_future()
-        self._pending[id_] = future
-        timer = self._loop.call_at(deadline, self._expire, id_, timeout)
-        self._transport.write(data)
+        id_, future = self.start(message, timeout, deadline, correlation, trace)
         try:
             return await future
         except asyncio.CancelledError:
-            if self._pending.pop(id_, None) is not None:
-                self._send(frames.encode_cancel(id_))
+            self.forget(id_)
             raise
-        finally:
-            timer.cancel()
+
+    def start(
+        self, message: Any, timeout: float, deadline: float, correlation: str | None, trace: str | None
+    ) -> tuple[int, asyncio.Future[Any]]:
+        """Send a call now, and return its id and the future of its answer. Not while the link is `blocked`: then, `call`."""
+        if len(self._pending) >= MAX_IN_FLIGHT:
+            raise Overloaded(self.target, MAX_IN_FLIGHT)
+        if self.closed:
+            raise LinkLost
+        id_ = self._next_id()
+        data = frames.encode_call(id_, deadline, correlation, trace, message)
+        future = self._new_future()
+        self._pending[id_] = (future, deadline, timeout)
+        if deadline < self._alarm_at:
+            self._set_alarm(deadline)
+        self._transport.write(data)
+        return id_, future
+
+    def forget(self, id_: int) -> None:
+        """Nobody waits for that answer any more."""
+        if self._pending.pop(id_, None) is not None:
+            self._send(frames.encode_cancel(id_))
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the server does not read what was written."""
+        return self._writable is not None
 
     async def cast(self, message: Any, timeout: float, deadline: float, correlation: str | None, trace: str | None) -> None:
         """Send a cast; returns when it is written, not when it is handled."""
@@ -115,7 +150,7 @@ class Link(asyncio.Protocol):
         if self.closed:
             raise LinkLost
         # A cast has no deadline of its own: nobody waits, so nothing expires.
-        self._transport.write(frames.encode_cast(next(self._ids), None, correlation, trace, message))
+        self._transport.write(frames.encode_cast(self._next_id(), None, correlation, trace, message))
 
     async def stream(  # noqa: PLR0913, PLR0917 - as `call`
         self,
@@ -136,7 +171,7 @@ class Link(asyncio.Protocol):
             await self._until_writable(timeout, self._bound(timeout, deadline))
         if self.closed:
             raise LinkLost
-        id_ = next(self._ids)
+        id_ = self._next_id()
         incoming = Incoming(self._loop)
         self._transport.write(frames.encode_stream(id_, deadline, correlation, trace, message, window))
         self._streams[id_] = incoming
@@ -166,7 +201,7 @@ class Link(asyncio.Protocol):
             await self._until_writable(timeout, start + timeout)
         if self.closed:
             raise LinkLost
-        id_ = next(self._ids)
+        id_ = self._next_id()
         future = self._pings[id_] = self._loop.create_future()
         self._transport.write(frames.encode_ping(id_))
         try:
@@ -207,11 +242,25 @@ class Link(asyncio.Protocol):
         if not self.closed:
             self._transport.write(data)
 
-    def _expire(self, id_: int, timeout: float) -> None:
-        future = self._pending.pop(id_, None)
-        if future is not None and not future.done():
-            future.set_exception(CallTimeout(self.target, timeout))
-            self._send(frames.encode_cancel(id_))
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        """End the calls whose deadline has passed. One alarm for all: with equal timeouts it is set once for many calls."""
+        now = self._loop.time() + _CLOCK_STEP
+        self._alarm_at = math.inf
+        earliest = math.inf
+        for id_, (future, deadline, timeout) in list(self._pending.items()):
+            if deadline > now:
+                earliest = min(earliest, deadline)
+            elif self._pending.pop(id_, None) is not None and not future.done():
+                future.set_exception(CallTimeout(self.target, timeout))
+                self._send(frames.encode_cancel(id_))
+        if earliest < math.inf:
+            self._set_alarm(max(earliest, now + _LEAST_ALARM))
 
     async def _until_writable(self, timeout: float, deadline: float) -> None:
         """The server does not read: wait until it does, with others, but not with too many."""
@@ -252,11 +301,14 @@ class Link(asyncio.Protocol):
         for frame in self._decoder.feed(data):
             self._frames += 1
             kind = frame[0]
-            if kind == _REPLY:
-                if type(frame[2]) is Fault:
-                    self._fail(frame[1], frame[2].error)
+            if kind == _REPLY:  # nearly all there is: answered in place
+                pending = self._pending.pop(frame[1], None)
+                if pending is None or pending[0].done():
+                    self._late += 1
+                elif type(frame[2]) is Fault:
+                    pending[0].set_exception(frame[2].error)
                 else:
-                    self._answer(frame[1], frame[2])
+                    pending[0].set_result(frame[2])
             elif kind == _ERROR:
                 self._fail(frame[1], _as_error(frame[2]))
             elif kind == _ITEM:
@@ -275,22 +327,22 @@ class Link(asyncio.Protocol):
                 self._unknown += 1
 
     def _answer(self, id_: int, value: Any) -> None:
-        future = self._pending.pop(id_, None)
-        if future is None or future.done():
+        pending = self._pending.pop(id_, None)
+        if pending is None or pending[0].done():
             self._late += 1
         else:
-            future.set_result(value)
+            pending[0].set_result(value)
 
     def _fail(self, id_: int, error: BaseException) -> None:
         """An error frame belongs to a call, or to a stream that was refused when it opened."""
-        future = self._pending.pop(id_, None)
+        pending = self._pending.pop(id_, None)
         stream = self._streams.get(id_)
         if stream is not None:
             stream.end(error)
-        elif future is None or future.done():
+        elif pending is None or pending[0].done():
             self._late += 1
         else:
-            future.set_exception(error)
+            pending[0].set_exception(error)
 
     def _leave(self, last_id: int, reason: Any) -> None:
         """The server ends. What it has accepted it will answer; the rest may be sent elsewhere, and nothing new comes here."""
@@ -333,8 +385,10 @@ class Link(asyncio.Protocol):
         if self._lost:
             return
         self._lost = True
-        waiting = [*self._pending.values(), *self._pings.values()]
+        waiting = [*(future for future, _, _ in self._pending.values()), *self._pings.values()]
         self._pending.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
         for future in waiting:
             if not future.done():
                 future.set_exception(LinkLost())

@@ -51,7 +51,7 @@ def test_a_native_thread_counts_too() -> None:
 
 
 def test_a_pool_that_ends_at_forks_is_ended() -> None:
-    """numpy's native threads, which nobody started, do not keep a process from forking."""
+    """The native threads of numpy, which nobody started, do not keep a process from forking."""
     before, after = run_script("""
         import numpy
         from supervisors.process.birth import end_native_pools

@@ -29,13 +29,17 @@ class Nursery:
 
     def start(self, *command: str, token: str = TOKEN, group: int | None = None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            command or ("sleep", "100"), env={**os.environ, RUN_TOKEN: token}, process_group=group, stdout=subprocess.PIPE, text=True
+            command or ("sleep", "100"),
+            env={**os.environ, RUN_TOKEN: token},
+            process_group=group,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.processes.append(process)
         return process
 
     def leader_that_leaves(self, *, token: str = TOKEN) -> tuple[int, int, int]:
-        """A group whose leader has ended and was reaped: (group, a child of it, a daemon: the child of a child that has ended)."""
+        """A group whose leader was reaped: (group, a child of it, a daemon: the child of a child that has ended)."""
         code = """
             import os, signal
             if (child := os.fork()) == 0:

@@ -1,0 +1,174 @@
+"""Servers that misbehave in the ways that the law of processes is made for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from supervisors import Server
+from supervisors.actors import birth_record
+from supervisors.process.procfs import thread_names
+from supervisors.spec import ChildSpec
+from tests.servers import Probe
+
+__all__ = ["BreaksItsText", "Hangs", "HangsInTheMaking", "Inside", "hold_forks"]
+
+ON_SECOND_START = "second"
+
+
+class Inside(Probe):
+    """Does inside its process what a test asks for."""
+
+    async def handle_call(self, message: Any) -> Any:
+        match message:
+            case "collector":
+                return gc.isenabled(), gc.get_freeze_count() > 0
+            case "thread names":
+                return thread_names()
+            case "fork in a thread":
+                return await asyncio.to_thread(_fork)
+            case ("spawn", how):
+                return _spawn(how)
+            case "double fork":
+                return _double_fork()
+            case "close everything":
+                os.closerange(3, 1000)
+            case "unregister everything":
+                _leave_epolls()
+            case "stop the loop":
+                asyncio.get_running_loop().stop()
+            case ("write report", bytes(data)):
+                return os.write(_report_descriptor(), data)
+            case ("raise", text):
+                raise RuntimeError(text)
+            case "raise without a text":
+                raise BreaksItsText
+            case ("block", seconds):
+                time.sleep(seconds)  # noqa: ASYNC251 - the point
+                return "blocked"
+        return await super().handle_call(message)
+
+
+class BreaksItsText(Exception):
+    """Cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def _fork() -> int:
+    """A child of this very thread, which then ends."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pause()
+        os._exit(0)
+    return pid
+
+
+def _spawn(how: str) -> int:
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {} if how == "without environment" else None
+    return subprocess.Popen(["/bin/sleep", "100"], env=environment, start_new_session=how == "session of its own", **quiet).pid
+
+
+def _double_fork() -> int:
+    """A daemon: its parent has ended."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        daemon = os.fork()
+        if daemon:
+            os.write(write, str(daemon).encode())
+            os._exit(0)
+        signal.pause()
+        os._exit(0)
+    os.waitpid(child, 0)
+    daemon = int(os.read(read, 20))
+    os.close(read)
+    os.close(write)
+    return daemon
+
+
+def _leave_epolls() -> None:
+    """Take everything out of every epoll that is open here: politely, as the close of an inherited loop would."""
+    own = os.readlink
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            if own(f"/proc/self/fd/{entry}") != "anon_inode:[eventpoll]":
+                continue
+        except OSError:
+            continue
+        epoll = select.epoll.fromfd(int(entry))
+        for line in Path(f"/proc/self/fdinfo/{entry}").read_text().splitlines():
+            if line.startswith("tfd:"):
+                epoll.unregister(int(line.split()[1]))
+
+
+def _report_descriptor() -> int:
+    """The pipe to the supervisor: a fault that a test makes, so it looks where no server should."""
+    for each in gc.get_objects():
+        if type(each) is birth_record.BirthRecord:
+            return each.report
+    raise LookupError
+
+
+class Hangs(Server):
+    """Its `init` does not return: at once, or when `flag` is there already, in the way it is told."""
+
+    async def init(self, how: str, flag: str | None = None) -> None:
+        if flag is not None and not Path(flag).exists():
+            Path(flag).touch()
+            return
+        if how == "blocks":
+            time.sleep(1000)  # noqa: ASYNC251 - the point
+        await asyncio.sleep(1000)
+
+    async def handle_call(self, message: Any) -> Any:
+        return os.getpid()
+
+
+class HangsInTheMaking(Server):
+    """Does not even get made."""
+
+    def __init__(self) -> None:
+        time.sleep(1000)
+
+
+def _in_child() -> None:
+    """In every process of a node that imports this module, right after the fork: trouble for the actors of certain ids."""
+    record = birth_record._Slot.record
+    if record is None:
+        return
+    if isinstance(record.spec, ChildSpec):
+        if record.spec.id == "stuck at birth":
+            time.sleep(1000)
+        if record.spec.id == "dead at birth":
+            os._exit(7)
+    elif record.spec.id == "threaded" and record.place.endswith("threaded"):
+        threading.Thread(target=threading.Event().wait, name="the culprit", daemon=True).start()
+
+
+def hold_forks(flag: Path) -> None:
+    """From now on no process of this node can fork while `flag` exists, as when the limit of processes is reached."""
+    fork = os.fork
+
+    def limited() -> int:
+        if flag.exists():
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return fork()
+
+    os.fork = limited
+
+
+os.register_at_fork(after_in_child=_in_child)
+if "pytest" not in sys.modules and (_flag := os.environ.get("TEST_HOLD_FORKS")):
+    hold_forks(Path(_flag))
