@@ -60,7 +60,7 @@ class Mailbox:
         self._terminate_timeout = terminate_timeout
         self._waiting: deque[Entry] = deque()
         self._held: dict[Sink, list[Entry]] = {}
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle: deque[asyncio.Future[Entry | None]] = deque()
         self._consumers: set[asyncio.Task[None]] = set()
         self._most_consumers = 0  # until `init` has returned
         self._running: set[Entry] = set()
@@ -163,7 +163,16 @@ class Mailbox:
         if type(body) is GetStatistics:
             sink.reply(id_, self.statistics())
         else:
-            self._put(Entry("call", body, sink, id_, context))
+            entry = Entry("call", body, sink, id_, context)
+            idle = self._idle
+            while idle and self.ending is None:
+                waiter = idle.popleft()
+                if not waiter.done():  # somebody has nothing to do: it begins with this at once
+                    self._running.add(entry)
+                    self._busy += 1
+                    waiter.set_result(entry)
+                    return
+            self._put(entry)
 
     def cast(self, sink: Sink | None, context: Context, body: Any) -> None:
         """A cast has arrived."""
@@ -230,7 +239,7 @@ class Mailbox:
         """That caller does not read its answers: what it has sent is put aside, in its order, until it does, or leaves."""
         held = [entry for entry in self._waiting if entry.sink is sink]
         if held:
-            self._waiting = deque(entry for entry in self._waiting if entry.sink is not sink)
+            self._keep_waiting([entry for entry in self._waiting if entry.sink is not sink])
             self._held.setdefault(sink, []).extend(held)
 
     def release(self, sink: Sink) -> None:
@@ -253,9 +262,14 @@ class Mailbox:
         for entry in self._running:
             if entry.sink is sink:
                 self._abandon(entry)
-        kept = deque(entry for entry in self._waiting if entry.sink is not sink or entry.kind != "call")
+        kept = [entry for entry in self._waiting if entry.sink is not sink or entry.kind != "call"]
         self._cancelled += len(self._waiting) - len(kept)
-        self._waiting = kept
+        self._keep_waiting(kept)
+
+    def _keep_waiting(self, kept: list[Entry]) -> None:
+        """In place: the consumers hold on to the queue itself."""
+        self._waiting.clear()
+        self._waiting.extend(kept)
 
     def statistics(self) -> Statistics:
         """The counters of this moment."""
@@ -298,34 +312,44 @@ class Mailbox:
             self._consumers.add(task)
             task.add_done_callback(self._consumers.discard)
 
-    async def _consume(self) -> None:
+    async def _consume(self) -> None:  # noqa: C901, PLR0912, PLR0915 - it runs for every message; a call to another costs a tenth
         """Handle one message after the other, for ever. `concurrency` of these run side by side; each starts when needed."""
-        server, running = self.server, self._running
+        server, waiting, idle, running = self.server, self._waiting, self._idle, self._running
+        new_future = self.loop.create_future
         me = asyncio.current_task()  # asked once: it costs a system call
         while True:
-            while not self._waiting:
-                waiter = self.loop.create_future()
-                self._idle.append(waiter)
-                await waiter
-            entry = self._waiting.popleft()
-            if entry.cancelled:
-                self._cancelled += 1
-                continue
-            deadline = entry.context.deadline
-            if deadline is not None and deadline < time.monotonic():
-                self._expired += 1  # its caller has gone with CallTimeout; work that nobody waits for never starts
-                continue
-            current_context.set(entry.context)
-            self._busy += 1
+            if waiting:
+                entry = waiting.popleft()
+                running.add(entry)
+                self._busy += 1
+            else:
+                waiter = new_future()
+                idle.append(waiter)
+                entry = await waiter
+                if entry is None:
+                    continue
             try:
+                if entry.cancelled:
+                    self._cancelled += 1
+                    continue
+                context = entry.context
+                if context.deadline is not None and context.deadline < time.monotonic():
+                    self._expired += 1  # its caller has gone with CallTimeout; work that nobody waits for never starts
+                    continue
+                current_context.set(context)
+                entry.task = me
                 if entry.kind == "call":
-                    entry.task = me
-                    running.add(entry)
-                    try:
-                        value = await server.handle_call(entry.body)
-                    finally:
-                        running.discard(entry)
-                    self._reply(entry, value)
+                    value = await server.handle_call(entry.body)
+                    sink = entry.sink
+                    if entry.cancelled or sink is None:
+                        _forgive_cancel()  # it was asked to leave off, and did not
+                    else:
+                        running.discard(entry)  # it is answered now: nobody answers it again
+                        try:
+                            sink.reply(entry.id, value)
+                        except WireError as error:  # the work is done; only its value cannot travel, and the caller is told
+                            self._refused += 1
+                            sink.error(entry.id, error)
                 else:
                     await self._handle(entry)
                 self._handled += 1
@@ -343,6 +367,7 @@ class Mailbox:
                 self._crash_of(entry, error)
                 return
             finally:
+                running.discard(entry)
                 self._busy -= 1
                 if self.ending is not None:
                     self._end_when_quiet()
@@ -355,16 +380,6 @@ class Mailbox:
             await self.server.handle_info(entry.body)
         else:
             await self.server.handle_timer(entry.body)
-
-    def _reply(self, entry: Entry, value: Any) -> None:
-        if entry.cancelled or entry.sink is None:
-            _forgive_cancel()  # it was asked to leave off, and did not
-            return
-        try:
-            entry.sink.reply(entry.id, value)
-        except WireError as error:  # the handler's work is done; only its value cannot travel, and the caller is told why
-            self._refused += 1
-            entry.sink.error(entry.id, error)
 
     def _crash_of(self, entry: Entry, error: BaseException) -> None:
         entry.answer(self._down(Crash.from_exception(error)))

@@ -130,7 +130,7 @@ async def bare_echo() -> AsyncIterator[BareEcho]:
             await asyncio.to_thread(process.wait, _END_TIMEOUT)
         finally:
             process.kill()
-            process.wait()  # noqa: ASYNC222 - it was killed
+            process.wait()
 
 
 async def _serve(descriptor: int) -> None:

@@ -52,9 +52,7 @@ class Effort:
         return calls < self.calls if self.calls is not None else seconds < self.seconds
 
 
-async def in_turns(
-    turns: Mapping[str, Callable[[], Awaitable[float]]], rounds: int, tell: Tell, what: str
-) -> dict[str, float]:
+async def in_turns(turns: Mapping[str, Callable[[], Awaitable[float]]], rounds: int, tell: Tell, what: str) -> dict[str, float]:
     """Give everybody one turn a round, the order reversed in every other one. Returns the median of each one's turns."""
     found: dict[str, list[float]] = {name: [] for name in turns}
     names = list(turns)

@@ -25,6 +25,7 @@ __all__ = ["Connection"]
 
 _CALL, _CAST, _STREAM = int(Kind.CALL), int(Kind.CAST), int(Kind.STREAM)
 _CREDIT, _CANCEL, _PING = int(Kind.CREDIT), int(Kind.CANCEL), int(Kind.PING)
+_new_tuple = tuple.__new__  # half the cost of the named tuple's own constructor
 _OPENING = frozenset({_CALL, _CAST, _STREAM})
 
 
@@ -50,6 +51,8 @@ class Connection(asyncio.Protocol):
         if peer_is_trusted(transport.get_extra_info("socket")):
             self._connections.add(self)
             self._mailbox.opened(self)
+            if self._mailbox.ending is not None:
+                self.go_away(self._mailbox.ending)  # it came through while the door was being closed
         else:
             self._transport.abort()
 
@@ -65,7 +68,7 @@ class Connection(asyncio.Protocol):
                 if type(frame[5]) is Fault:
                     self._refuse(kind, id_, frame[5].error)
                     continue
-                context = Context(frame[2], frame[3], frame[4])
+                context = _new_tuple(Context, frame[2:5])
                 if kind == _CALL:
                     mailbox.call(self, id_, context, frame[5])
                 elif kind == _CAST:
@@ -150,7 +153,9 @@ class Connection(asyncio.Protocol):
     # -- Sink ----------------------------------------------------------------------------------------------------------
 
     def reply(self, id_: int, value: Any) -> None:
-        self._write(frames.encode_reply(id_, value))
+        data = frames.encode_reply(id_, value)
+        if not self._closed:
+            self._transport.write(data)
 
     def error(self, id_: int, error: BaseException) -> None:
         try:

@@ -13,7 +13,7 @@ from msgpack import unpackb
 from supervisors.errors import WireError
 from supervisors.wire.codec import Reader
 
-__all__ = ["HEADER_SIZE", "MAX_FRAME", "Fault", "FrameDecoder", "FrameStatistics", "header"]
+__all__ = ["ALL_ONES", "HEADER_SIZE", "MAGIC", "MAX_FRAME", "Fault", "FrameDecoder", "FrameStatistics", "header", "pack_header"]
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes in one frame, unless told otherwise; the header does not count."""
@@ -25,11 +25,11 @@ _MAX_INF, _MIN_INF = float("inf"), float("-inf")
 # Compared by identity, as True equals 1; what is equal but not identical goes the longer way.
 _CALL, _REPLY = 1, 2
 _CHECKED_SIZE = 1024  # as in the codec: smaller bodies go to msgpack as they are
-_MAGIC = 0xD5F0
-_ALL_ONES = 0xFFFFFFFF
+MAGIC = 0xD5F0
+ALL_ONES = 0xFFFFFFFF
 _MAGIC_BYTES = b"\xd5\xf0"
 _HEADER = struct.Struct(">HIII")
-_write_header, _read_header = _HEADER.pack, _HEADER.unpack_from
+pack_header, _read_header = _HEADER.pack, _HEADER.unpack_from
 
 # Where each kind has its payload; 0 is none.
 _PAYLOAD = {1: 5, 2: 2, 3: 2, 4: 5, 5: 5, 6: 3, 7: 0, 8: 2, 9: 0, 10: 0, 11: 0, 12: 2}
@@ -38,7 +38,7 @@ _PAYLOAD = {1: 5, 2: 2, 3: 2, 4: 5, 5: 5, 6: 3, 7: 0, 8: 2, 9: 0, 10: 0, 11: 0, 
 def header(body: bytes) -> bytes:
     """What stands before a body: magic (2 bytes), length (4), the length's complement (4), CRC-32 of the body (4)."""
     size = len(body)
-    return _write_header(_MAGIC, size, size ^ _ALL_ONES, crc32(body))
+    return pack_header(MAGIC, size, size ^ ALL_ONES, crc32(body))
 
 
 class Fault:
@@ -129,7 +129,7 @@ class FrameDecoder:
         start = HEADER_SIZE  # of a body; its header stands before it
         while start <= end:
             magic, size, complement, crc = _read_header(data, start - HEADER_SIZE)
-            if size ^ complement != _ALL_ONES or magic != _MAGIC:
+            if size ^ complement != ALL_ONES or magic != MAGIC:
                 start = self._find_header(data, start - HEADER_SIZE + 1) + HEADER_SIZE
                 continue
             self._lost = False
@@ -224,7 +224,7 @@ class FrameDecoder:
         if len(partial) < HEADER_SIZE:
             return None, rest
         magic, size, complement, _ = _read_header(partial)
-        if size ^ complement != _ALL_ONES or magic != _MAGIC:
+        if size ^ complement != ALL_ONES or magic != MAGIC:
             # Not a header after all: looked through again, together with what follows it.
             self._partial = bytearray()
             self._unfinished = False

@@ -36,10 +36,11 @@ from __future__ import annotations
 
 import enum
 from typing import Any
+from zlib import crc32
 
 from supervisors.errors import FrameTooLarge
 from supervisors.wire.codec import explain, pack_at
-from supervisors.wire.frame_decoder import MAX_FRAME, Fault, FrameDecoder, FrameStatistics, header
+from supervisors.wire.frame_decoder import ALL_ONES, MAGIC, MAX_FRAME, Fault, FrameDecoder, FrameStatistics, pack_header
 
 __all__ = [
     "MAX_FRAME",
@@ -176,7 +177,8 @@ def _encode(frame: list[Any], limit: int) -> bytes:
     size = len(body)
     if size > limit:
         raise FrameTooLarge(size, limit)
-    return header(body) + body
+    # `frame_decoder.header`, in place: it stands before every message there is
+    return pack_header(MAGIC, size, size ^ ALL_ONES, crc32(body)) + body
 
 
 _OPENING = ("kind", "id", "deadline", "correlation", "trace", "message")

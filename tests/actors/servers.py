@@ -76,9 +76,14 @@ def _fork() -> int:
 
 
 def _spawn(how: str) -> int:
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    environment = {} if how == "without environment" else None
-    return subprocess.Popen(["/bin/sleep", "100"], env=environment, start_new_session=how == "session of its own", **quiet).pid
+    return subprocess.Popen(
+        ["/bin/sleep", "100"],
+        env={} if how == "without environment" else None,
+        start_new_session=how == "session of its own",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ).pid
 
 
 def _double_fork() -> int:

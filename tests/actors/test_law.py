@@ -152,8 +152,9 @@ async def test_fatal_signals_end_a_server(running: Running) -> None:
     """SIGABRT, SIGBUS, SIGFPE and SIGILL end it with the signal as reason, and the next one serves."""
     async with running(app()) as client:
         for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+            os.kill(await client.ref("probe").call("pid"), number)
             with pytest.raises(ActorDown) as caught:
-                await client.ref("probe").call(("signal", int(number)))
+                await client.ref("probe").call(("sleep", 1))
             assert caught.value.reason == Killed(number)
 
 
@@ -161,17 +162,18 @@ async def test_fatal_signals_end_a_server(running: Running) -> None:
 async def test_fatal_signals_end_supervisor_admin_and_logger(running: Running, number: signal.Signals) -> None:
     """Each is gone at once, instead of spinning in a handler, and the tree becomes whole."""
     async with running(app()) as client:
-        for target in ("supervisor", "logger", "admin"):
-            who = await anatomy(client)
-            pid = {"supervisor": who.pid("app"), "logger": who.logger, "admin": who.admin}[target]
-            os.kill(pid, number)
-            assert await until(lambda pid=pid: is_gone(pid), 1.0)
-            assert await until_answered(client)
-            if target == "supervisor":
-                assert await reason_of(client, "local/app") == f"killed by {number.name}"
-            if target == "logger":
-                assert await until(lambda who=who: len(children_of(who.admin)) == 2)
-                assert (await client.tree()).pid == who.root  # the tree itself lived on
+        who = await anatomy(client)
+        os.kill(who.pid("app"), number)
+        assert await until(lambda: is_gone(who.pid("app")), 1.0)
+        assert await until_answered(client)
+        assert await reason_of(client, "local/app") == f"killed by {number.name}"
+        os.kill(who.logger, number)
+        assert await until(lambda: is_gone(who.logger) and len(children_of(who.admin)) == 2, 1.0)
+        assert await until_answered(client)
+        assert (await client.tree()).pid == who.root  # the tree itself lived on
+        os.kill(who.admin, number)
+        assert await until(lambda: is_gone(who.admin), 1.0)
+        assert await until_answered(client)
 
 
 # -- 5. after a fork ------------------------------------------------------------------------------------------------------
@@ -313,8 +315,9 @@ async def test_what_is_no_report_is_ignored(running: Running, data: bytes) -> No
     async with running(app()) as client:
         who = await anatomy(client)
         await client.ref("probe").call(("write report", data))
+        os.kill(who.pid("app/probe"), signal.SIGKILL)
         with pytest.raises(ActorDown) as caught:
-            await client.ref("probe").call(("signal", int(signal.SIGKILL)))
+            await client.ref("probe").call("pid")
         assert caught.value.reason == Killed(signal.SIGKILL)
         assert (await client.tree()).find("local/app").pid == who.pid("app")
 

@@ -7,7 +7,7 @@ tell a difference from a test that fails now and then. Exit status: 0 when whate
 on ours, or is explained by name in ``docs/conformance.md``.
 """
 
-# ruff: noqa: T201 - it is a command: what it prints is its result
+
 import argparse
 import fcntl
 import importlib.util
