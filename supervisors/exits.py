@@ -64,7 +64,7 @@ class Crash:
             message = str(error)
         except Exception:  # noqa: BLE001 - a crash must not fail to be told because the exception itself is broken
             message = "its text could not be made"
-        return cls(type(error).__qualname__, message[:2000], text[-20_000:])
+        return cls(type(error).__qualname__, _that_travels(message[:2000]), _that_travels(text[-20_000:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,11 @@ class NoProcess:
 
     def __str__(self) -> str:
         return "no such process"
+
+
+def _that_travels(text: str) -> str:
+    """The text without what UTF-8 does not have: half a surrogate, out of a file name, say."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 ExitReason: TypeAlias = Normal | Shutdown | Crash | Killed | Exited | StartTimeout | Lost | NoProcess

@@ -45,7 +45,9 @@ async def anatomy(client: Client) -> Anatomy:
     """Of the client's embedded node, whose tree is up."""
     tree = await client.tree()
     assert client.node_pid is not None
-    [admin] = children_of(client.node_pid)
+    root = read_stat(tree.pid)
+    assert root is not None
+    admin = root.parent  # the node may have adopted somebody besides
     [logger] = [pid for pid in children_of(admin) if pid != tree.pid]
     return Anatomy(client.node_pid, admin, logger, tree.pid, tree)
 

@@ -3,6 +3,7 @@
     report      the form that every bench prints: rows with goals, a table for people, one JSON object for programs
     host        the machine that it ran on
     measure     rounds that alternate, latencies and rates
+    placement   who runs on which core meanwhile
     actors      what a call costs and what an idle server weighs
     recovery    how long nobody answers after a SIGKILL
     subject     the servers that are measured

@@ -79,6 +79,8 @@ class BareEcho(_Framed):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._pending: deque[asyncio.Future[Any]] = deque()
+        self.pid = 0
+        """of the other process"""
 
     async def call(self, value: Any) -> Any:
         """Send a value and wait for it to come back. Raises ConnectionError when the other process has ended."""
@@ -120,6 +122,7 @@ async def bare_echo() -> AsyncIterator[BareEcho]:
         theirs.close()
     try:
         _, echo = await asyncio.get_running_loop().create_unix_connection(BareEcho, sock=ours)
+        echo.pid = process.pid
         try:
             yield echo
         finally:

@@ -20,9 +20,7 @@ from supervisors.process.procfs import thread_names
 from supervisors.spec import ChildSpec
 from tests.servers import Probe
 
-__all__ = ["BreaksItsText", "Hangs", "HangsInTheMaking", "Inside", "hold_forks"]
-
-ON_SECOND_START = "second"
+__all__ = ["BreaksItsText", "Hangs", "HangsInTheMaking", "Inside"]
 
 
 class Inside(Probe):
@@ -42,14 +40,17 @@ class Inside(Probe):
                 return _double_fork()
             case "close everything":
                 os.closerange(3, 1000)
+                return None
             case "unregister everything":
                 _leave_epolls()
+                return None
             case "stop the loop":
                 asyncio.get_running_loop().stop()
+                return None
             case ("write report", bytes(data)):
-                return os.write(_report_descriptor(), data)
-            case ("raise", text):
-                raise RuntimeError(text)
+                return os.write(_report_descriptor(), data) > 0
+            case ("raise", bytes(text)):
+                raise RuntimeError(text.decode(errors="surrogateescape"))
             case "raise without a text":
                 raise BreaksItsText
             case ("block", seconds):
@@ -120,10 +121,8 @@ def _leave_epolls() -> None:
 
 def _report_descriptor() -> int:
     """The pipe to the supervisor: a fault that a test makes, so it looks where no server should."""
-    for each in gc.get_objects():
-        if type(each) is birth_record.BirthRecord:
-            return each.report
-    raise LookupError
+    [loop] = [each for each in threading.enumerate() if each.name.startswith("loop of")]
+    return int(loop._target.__self__._record.report)  # type: ignore[attr-defined]
 
 
 class Hangs(Server):
@@ -174,6 +173,30 @@ def hold_forks(flag: Path) -> None:
     os.fork = limited
 
 
+def tell_what_thespian_holds(journal: Path) -> None:
+    """Before each birth a supervisor of this node appends what its Thespian keeps of children: procs, addresses, mail."""
+    from supervisors.actors import offspring, supervisor_actor
+
+    bear = offspring.bear
+
+    def told(actor: Any, *args: Any, **kwargs: Any) -> Any:
+        manager = actor._myRef
+        held = (
+            len(getattr(manager, "_child_procs", ())),
+            len(manager._children),
+            len(manager._awaitingAddressUpdate._awt),
+            sum(each is not None for each in manager._addrManager._managed),
+        )
+        with journal.open("a") as file:
+            file.write(f"{kwargs['place']} {' '.join(map(str, held))}\n")
+        return bear(actor, *args, **kwargs)
+
+    supervisor_actor.bear = told  # type: ignore[attr-defined]
+
+
 os.register_at_fork(after_in_child=_in_child)
-if "pytest" not in sys.modules and (_flag := os.environ.get("TEST_HOLD_FORKS")):
-    hold_forks(Path(_flag))
+if "pytest" not in sys.modules:
+    if _flag := os.environ.get("TEST_HOLD_FORKS"):
+        hold_forks(Path(_flag))
+    if _journal := os.environ.get("TEST_THESPIAN_HOLDS"):
+        tell_what_thespian_holds(Path(_journal))

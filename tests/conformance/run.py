@@ -7,7 +7,6 @@ tell a difference from a test that fails now and then. Exit status: 0 when whate
 on ours, or is explained by name in ``docs/conformance.md``.
 """
 
-
 import argparse
 import fcntl
 import importlib.util
@@ -50,6 +49,8 @@ SECONDS_PER_TEST = 180
 GOOD = frozenset({"passed", "skipped", "xfailed"})
 RERUNS = 3
 TOKEN = "CONFORMANCE_TOKEN"
+STRANGE = ("PYTEST", "PYTHON", "THESPIAN", "THESPLOG")
+"""what variables begin with that change how Python or Thespian behaves: a test depends on a child's buffered output"""
 COUNT = "CONFORMANCE_COUNT"
 RECORD = "CONFORMANCE_RECORD"
 
@@ -159,7 +160,7 @@ class Runner:
                 command,
                 cwd=results,
                 env={
-                    **os.environ,
+                    **{name: value for name, value in os.environ.items() if not name.startswith(STRANGE)},
                     "PYTHONPATH": str(ROOT),
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "THESPIAN_BASE_IPADDR": "127.0.0.1",  # a network namespace has no other
