@@ -77,7 +77,6 @@ class Embedded:
     def expect_end(self) -> None:
         """The node has been told to stop: it is not to be booted again."""
         self._ending = True
-        self._problem = "the node was told to stop"
 
     async def open(self) -> Path:
         """Boot the node. Raises `StartFailed` when its tree does not come up; nothing is left then."""
@@ -195,7 +194,7 @@ class Embedded:
         ended = await _until_ended(self._process.pid)
         self._process.wait()
         if self._ending:
-            self._problem = self._problem or "the node has stopped"
+            self._problem = "the node was told to stop"
             return
         if not within_intensity(self._boots, MOST_NODES):
             self._problem = f"the node ended {len(self._boots)} times in {NODE_WINDOW:g} s (last: {ended})"

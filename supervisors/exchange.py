@@ -21,12 +21,10 @@ from supervisors.ref import Ref
 from supervisors.wire.link import Link, LinkLost
 from supervisors.wire.links import Links, NobodyListens
 from supervisors.wire.peer import LinkStatistics
-from supervisors.wire.vocabulary import Address, AwaitDown, WhereIs, WhichChildren
+from supervisors.wire.vocabulary import REGISTRY, Address, AwaitDown, WhereIs, WhichChildren
 
 __all__ = ["REGISTRY", "ROOT_DOOR", "Exchange"]
 
-REGISTRY = "registry"
-"""The registry's socket in the node's directory, and its name."""
 ROOT_DOOR = "root"
 """The root supervisor's socket in the node's directory."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from supervisors.exchange import Exchange
     from supervisors.ref import Ref
     from supervisors.server import Server
+    from supervisors.wire.vocabulary import Address
 
 __all__ = ["TERMINATE_TIMEOUT", "Mailbox"]
 
@@ -72,6 +73,8 @@ class Mailbox:
         self._busy = 0
         self._finish: asyncio.Future[None] | None = None
         self._handled = self._refused = self._overloaded = self._expired = self._cancelled = 0
+        self.address: Address | None = None
+        """where the server can be reached; set by whoever listens for it"""
         server._mailbox = self
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisors.errors import NotRegistered, Refused
 from supervisors.server import Server
-from supervisors.wire.vocabulary import Address, Names, Register, Unregister, WhereIs
+from supervisors.wire.vocabulary import REGISTRY, Address, Names, Register, Unregister, WhereIs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +37,9 @@ class Registry(Server):
         """Start with no names: they come by themselves."""
         self._born = time.monotonic()
         self._addresses: dict[str, Address] = {}
+        own = self._mailbox.address
+        if own is not None:
+            self._addresses[REGISTRY] = own  # it keeps no stream to itself
         self._died: dict[str, float] = {}
         self._changes: dict[str, asyncio.Future[None]] = {}
 

@@ -217,7 +217,7 @@ def _module_of(server: type[Server], own_id: str) -> str:
     main = sys.modules["__main__"]
     if getattr(main, "__spec__", None) is not None:
         return str(main.__spec__.name)  # type: ignore[union-attr]
-    if getattr(main, "__file__", None) is None:
+    if str(getattr(main, "__file__", None) or "<").startswith("<"):  # nothing, or `<stdin>`
         problem = f"{server.__qualname__} was typed into an interactive session; put it into a module and import it from there"
         raise BadSpec(f"child {own_id!r}", problem)
     return MAIN_MODULE

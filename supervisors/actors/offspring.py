@@ -8,11 +8,13 @@ dead ones for as long as the supervisor lives.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from thespian.actors import Actor
@@ -23,9 +25,12 @@ from supervisors.actors.report import ReportReader, open_reports
 from supervisors.exits import ExitReason, Lost, reason_of_status
 from supervisors.process.birth import assert_single_thread, closing_in_child, open_descriptors
 from supervisors.process.identity import kill_group
+from supervisors.process.procfs import read_stat
 from supervisors.spec import ChildSpec, Supervisor
 
-__all__ = ["Offspring", "bear"]
+__all__ = ["Offspring", "bear", "remove_dead_sockets"]
+
+_SOCKET = re.compile(r"[sd][0-9]+")  # of a server, of a supervisor: and its pid
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +109,16 @@ def bear(  # noqa: PLR0913 - what makes a child
     finally:
         os.close(theirs)
     return Offspring(spec.id, incarnation, address, process.pid, pidfd, ReportReader(ours), surroundings, process)
+
+
+def remove_dead_sockets(directory: Path) -> None:
+    """Remove the sockets of processes that are no more: those below a supervisor that was killed had nobody to do it."""
+    for entry in os.listdir(directory):  # noqa: PTH208
+        if _SOCKET.fullmatch(entry):
+            found = read_stat(int(entry[1:]))
+            if found is None or found.dead:
+                with suppress(OSError):
+                    os.unlink(directory / entry)  # noqa: PTH108
 
 
 def _take_from_thespian(actor: Actor, address: Any) -> BaseProcess | None:

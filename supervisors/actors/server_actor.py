@@ -113,6 +113,7 @@ class _Life:
             server = _load(spec.server, record.surroundings.allowed)()
             exchange = Exchange(record.surroundings.directory)
             mailbox = Mailbox(server, record.place, exchange, on_ending=self._ending, on_end=self._ended)
+            mailbox.address = Address(record.place, self._path, os.getpid(), record.incarnation, record.door)
             await mailbox.start(spec.args, spec.kwargs)
             with suppress(FileNotFoundError):
                 os.unlink(self._path)  # noqa: PTH108 - of an earlier process with this pid or place

@@ -23,7 +23,8 @@ from typing import Any
 
 from thespian.actors import ActorSystem, InvalidActorAddress, WatchMessage
 from thespian.system.logdirector import ThespianLogForwarder
-from thespian.system.messages.multiproc import EndpointConnected
+from thespian.system.messages.admin import PendingActorResponse
+from thespian.system.messages.multiproc import ChildMayHaveDied, EndpointConnected
 from thespian.system.multiprocCommon import (
     MultiProcAdmin,
     _startLogger,
@@ -159,9 +160,30 @@ class SecuredSystemBase(multiprocessCommon):
 
 
 class _Admin(MultiProcAdmin):
-    """Outlives its logger: Thespian's own tells its starter of every new one, and ends when the starter has gone."""
+    """Bears the death of its children: of the logger, and of an actor that dies before it has said that it is there.
+
+    Thespian's own ends when its logger has died once, waits for ever for one that died at birth, and never answers who
+    asked for an actor that died at birth.
+    """
 
     _is_up = False
+
+    def _handleReplicatorMessages(self, envelope: Any) -> tuple[bool, bool]:
+        if isinstance(envelope.message, ChildMayHaveDied):  # not to be put off until there is a logger: it may be the one
+            return True, bool(self.childDied())
+        handled, going_on = super()._handleReplicatorMessages(envelope)
+        return bool(handled), bool(going_on)
+
+    def childDied(self) -> bool:
+        """Called when any child has died."""
+        before = list(getattr(self, "_child_procs", ()))
+        going_on = bool(super().childDied())
+        for child in before:
+            if child not in self._child_procs and not hasattr(child, "childRealAddr"):
+                for request in self._pendingChildren.pop(child.childNum, ()):
+                    error = PendingActorResponse.ERROR_Invalid_ActorClass  # Thespian has no better one
+                    self._sendPendingActorResponse(request, None, error, "it died before it said that it was there")
+        return going_on
 
     def h_LoggerConnected(self, envelope: Any) -> bool:
         """Called in the admin when a logger is there: the first one completes the start, a later one replaces it."""

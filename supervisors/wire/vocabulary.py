@@ -12,6 +12,7 @@ from supervisors import errors, exits, spec
 from supervisors.wire.codec import register, wire_type
 
 __all__ = [
+    "REGISTRY",
     "Address",
     "AwaitDown",
     "ChildInfo",
@@ -25,6 +26,10 @@ __all__ = [
     "WhereIs",
     "WhichChildren",
 ]
+
+
+REGISTRY = "registry"
+"""The registry's name, and its socket in the node's directory."""
 
 
 @wire_type("supervisors.Address")

@@ -157,6 +157,8 @@ def _in_child() -> None:
             time.sleep(1000)
         if record.spec.id == "dead at birth":
             os._exit(7)
+    elif record.spec.id == "inner" and (flag := os.environ.get("TEST_DEAD_AT_BIRTH")) and Path(flag).exists():
+        os._exit(7)
     elif record.spec.id == "threaded" and record.place.endswith("threaded"):
         threading.Thread(target=threading.Event().wait, name="the culprit", daemon=True).start()
 
