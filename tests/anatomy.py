@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisors import Client
-from supervisors.process.procfs import RUN_TOKEN, children_of, read_stat
+from supervisors import CallFailed, Client
+from supervisors.process.procfs import children_of, read_stat
 from supervisors.tree import Branch
 
-__all__ = ["Anatomy", "anatomy", "descriptors_of", "is_gone", "run_script", "until"]
+__all__ = ["Anatomy", "anatomy", "answered", "descriptors_of", "is_gone", "run_script", "until"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +52,15 @@ async def anatomy(client: Client) -> Anatomy:
     return Anatomy(client.node_pid, admin, logger, tree.pid, tree)
 
 
+async def answered(client: Client, name: str = "probe") -> int:
+    """The pid of the server of that name, as soon as it answers."""
+    while True:
+        try:
+            return int(await client.ref(name).call("pid"))
+        except CallFailed:
+            await asyncio.sleep(0.002)
+
+
 def is_gone(pid: int) -> bool:
     """Whether that process does not run any more."""
     stat = read_stat(pid)
@@ -79,14 +88,12 @@ async def until(condition: Callable[[], bool], timeout: float = 5.0) -> bool:
     return True
 
 
-def run_script(code: str, *, token: str | None = None, timeout: float = 10.0) -> list[str]:
+def run_script(code: str, *, arguments: list[str] | None = None, timeout: float = 10.0) -> list[str]:
     """Run a script in a clean interpreter, which may fork as it likes; returns the lines it prints. Fails when it fails."""
-    environment = os.environ if token is None else {**os.environ, RUN_TOKEN: token}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [sys.executable, "-c", textwrap.dedent(code), *(arguments or [])],
         check=False,
         cwd=ROOT,
-        env=environment,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -120,16 +120,15 @@ async def test_calls_ride_out_the_death_of_the_whole_tree(running: Running) -> N
             except CallFailed:
                 continue
         assert pid != old
-        assert [child_pid for child_pid in children_of(client.node_pid)] != [admin]
+        assert children_of(client.node_pid) != [admin]
 
 
 async def test_attach_by_name_and_by_directory(running: Running, runtime: Path) -> None:
     """Both reach the same tree as its owner does; a node that does not run is said, with what to do."""
-    async with running(TREE, name="shop") as owner:
-        async with attach(owner.directory) as visitor:
-            assert await visitor.ref("counter").call(("add", 5)) == 15
-            assert await owner.ref("counter").call("get") == 15
-            assert (await visitor.names())["counter"] == (await owner.names())["counter"]
+    async with running(TREE, name="shop") as owner, attach(owner.directory) as visitor:
+        assert await visitor.ref("counter").call(("add", 5)) == 15
+        assert await owner.ref("counter").call("get") == 15
+        assert (await visitor.names())["counter"] == (await owner.names())["counter"]
     with pytest.raises(NodeDown, match=r"no node runs as 'nowhere'.*--name nowhere"):
         async with attach("nowhere"):
             pass

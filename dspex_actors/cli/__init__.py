@@ -10,9 +10,9 @@ from typing import Final
 
 import click
 
-from dspex_actors import __version__
+import dspex_actors
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
 COMMANDS: Final = ("bench",)
 """Each names a module of this package whose `command` it is."""
@@ -32,6 +32,6 @@ class _Lazy(click.Group):
 
 
 @click.group(cls=_Lazy)
-@click.version_option(__version__, prog_name="dspex", message="%(prog)s %(version)s")
+@click.version_option(dspex_actors.__version__, prog_name="dspex", message="%(prog)s %(version)s")
 def main() -> None:
     """OTP for Python AI services: supervised actors that carry language-model programs."""

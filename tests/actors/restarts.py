@@ -8,8 +8,8 @@ import signal
 import time
 from dataclasses import dataclass
 
-from supervisors import ActorDown, Client, Supervisor, child
-from tests.anatomy import anatomy, descriptors_of, until
+from supervisors import Supervisor, child
+from tests.anatomy import anatomy, answered, descriptors_of, until
 from tests.conftest import Running
 from tests.servers import Counter
 
@@ -33,16 +33,16 @@ async def kill_many_times(running: Running, times: int) -> Outcome:
     tree = Supervisor("app", (child(Counter, name="counter"), child(Counter, id="other", name="other")), max_restarts=10 * times)
     async with running(tree) as client:
         other = await client.ref("other").call("pid")
-        pid = await _answer(client)
+        pid = await answered(client, "counter")
         who = await anatomy(client)
         watched = (who.pid("app"), who.root)
-        before = [len(descriptors_of(each)) for each in watched]
+        before = [_at_rest(each) for each in watched]
         seconds = []
         for _ in range(times):
             start = time.monotonic()
             os.kill(pid, signal.SIGKILL)
             async with asyncio.timeout(_LONGEST):
-                while (now := await _answer(client)) == pid:
+                while (now := await answered(client, "counter")) == pid:
                     pass
             pid = now
             seconds.append(time.monotonic() - start)
@@ -53,11 +53,3 @@ async def kill_many_times(running: Running, times: int) -> Outcome:
         await until(lambda: [len(descriptors_of(each)) for each in watched] <= before, _LETTING_GO)
         after = [len(descriptors_of(each)) for each in watched]
     return Outcome(sorted(seconds), (before[0], before[1]), (after[0], after[1]))
-
-
-async def _answer(client: Client) -> int:
-    while True:
-        try:
-            return int(await client.ref("counter").call("pid"))
-        except ActorDown:
-            continue

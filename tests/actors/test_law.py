@@ -16,7 +16,7 @@ from supervisors.actors.server_actor import SWITCH_INTERVAL
 from supervisors.exits import Crash, Killed, Shutdown
 from supervisors.process.procfs import children_of
 from tests.actors.servers import Hangs, HangsInTheMaking, Inside
-from tests.anatomy import anatomy, descriptors_of, is_gone, until
+from tests.anatomy import anatomy, answered, descriptors_of, is_gone, until
 from tests.conftest import Running
 
 
@@ -123,17 +123,8 @@ async def test_a_fork_that_fails_is_the_childs_failure(running: Running, tmp_pat
             await asyncio.sleep(0.02)
         assert "ForkFailed" in await reason_of(client, "local/app/probe")
         flag.unlink()
-        assert await until_answered(client) != who.pid("app/probe")
+        assert await answered(client) != who.pid("app/probe")
         assert len(descriptors_of(who.pid("app"))) <= open_before + 1
-
-
-async def until_answered(client: Client, name: str = "probe") -> int:
-    """The pid of the server, as soon as it answers."""
-    while True:
-        try:
-            return int(await client.ref(name).call("pid"))
-        except ActorDown:
-            continue
 
 
 # -- 4. fatal signals are fatal -------------------------------------------------------------------------------------------
@@ -166,15 +157,15 @@ async def test_fatal_signals_end_supervisor_admin_and_logger(running: Running, n
         who = await anatomy(client)
         os.kill(who.pid("app"), number)
         assert await until(lambda: is_gone(who.pid("app")), 1.0)
-        assert await until_answered(client)
+        assert await answered(client)
         assert await reason_of(client, "local/app") == f"killed by {number.name}"
         os.kill(who.logger, number)
         assert await until(lambda: is_gone(who.logger) and len(children_of(who.admin)) == 2, 1.0)
-        assert await until_answered(client)
+        assert await answered(client)
         assert (await client.tree()).pid == who.root  # the tree itself lived on
         os.kill(who.admin, number)
         assert await until(lambda: is_gone(who.admin), 1.0)
-        assert await until_answered(client)
+        assert await answered(client)
 
 
 # -- 5. after a fork ------------------------------------------------------------------------------------------------------
@@ -230,8 +221,8 @@ async def test_a_child_that_closes_everything_deafens_nobody(running: Running, m
         if not is_gone(pid):
             os.kill(pid, signal.SIGKILL)
         os.kill(other, signal.SIGKILL)
-        assert await until_answered(client) != pid
-        assert await until_answered(client, "other") != other
+        assert await answered(client) != pid
+        assert await answered(client, "other") != other
 
 
 # -- 3. what a server started dies with it ----------------------------------------------------------------------------------
@@ -274,7 +265,7 @@ async def test_a_process_with_a_session_of_its_own_dies_with_the_tree(running: R
     async with running(app()) as client:
         escaped = await client.ref("probe").call(("spawn", "session of its own"))
         os.kill(await client.ref("probe").call("pid"), signal.SIGKILL)
-        assert await until_answered(client)
+        assert await answered(client)
         assert not is_gone(escaped)
     assert is_gone(escaped)
 
@@ -289,7 +280,7 @@ async def test_a_handler_that_raises_runs_once(running: Running, tmp_path: Path,
         with pytest.raises(ActorDown) as caught:
             await client.ref("probe").call(("note and crash", "once"))
         assert caught.value.reason == Crash("RuntimeError", "once")
-        assert await until_answered(client)
+        assert await answered(client)
     lines = journal.read_text().splitlines()
     assert lines.count("once") == 1
     assert [line.split()[0] for line in lines] == ["init", "once", "terminate", "init", "terminate"]
@@ -338,7 +329,7 @@ async def test_no_crash_is_too_odd_to_be_told(running: Running, message: object)
         with suppress(ActorDown):
             await client.ref("probe").call(message, timeout=2.0)
         assert await until(lambda: is_gone(pid), 2.0)
-        assert await until_answered(client)
+        assert await answered(client)
         assert (await reason_of(client, "local/app/probe")).startswith("crash (")
 
 
@@ -390,7 +381,7 @@ async def test_a_stopped_process_is_replaced(running: Running, target: str) -> N
         start = time.monotonic()
         assert await until(lambda: is_gone(pid), 1.5)
         assert time.monotonic() - start > 0.1  # not at the first look
-        assert await until_answered(client)
+        assert await answered(client)
         if target == "server":
             assert "SIGKILL (it was stopped by a signal" in await reason_of(client, "local/app/probe")
 
@@ -416,12 +407,12 @@ async def test_a_log_that_nobody_reads_holds_up_nobody(running: Running, node_lo
             for _ in range(40):  # each with a traceback, over the capacity of the pipe
                 with pytest.raises(ActorDown):
                     await client.ref("probe").call(("raise", b"x" * 2000))
-            assert await until_answered(client)
+            assert await answered(client)
             assert (await client.tree()).find("probe").restarts == 40
             os.read(reader, 1 << 20)
             with pytest.raises(ActorDown):
                 await client.ref("probe").call(("raise", b"heard"))
-            assert await until_answered(client)
+            assert await answered(client)
             assert b"lines were lost here" in os.read(reader, 1 << 20)
     finally:
         os.close(reader)
@@ -437,7 +428,7 @@ async def test_sigterm_stops_a_server_in_order(running: Running, tmp_path: Path)
         pid = await client.ref("probe").call("pid")
         os.kill(pid, signal.SIGTERM)
         assert await until(lambda: is_gone(pid))
-        assert await until_answered(client) != pid
+        assert await answered(client) != pid
         assert await reason_of(client, "local/app/probe") == "shutdown (SIGTERM)"
     assert "terminate shutdown (SIGTERM)" in journal.read_text()
 
@@ -448,5 +439,5 @@ async def test_sigterm_ends_a_supervisor_and_its_children(running: Running) -> N
         who = await anatomy(client)
         os.kill(who.pid("app"), signal.SIGTERM)
         assert await until(lambda: is_gone(who.pid("app")) and is_gone(who.pid("app/probe")), 2.0)
-        assert await until_answered(client)
+        assert await answered(client)
         assert (await anatomy(client)).root == who.root

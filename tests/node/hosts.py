@@ -83,10 +83,9 @@ def node_process(log: Path, *arguments: str, **options: Any) -> Iterator[NodePro
             [sys.executable, "-m", "supervisors.node", *arguments],
             stdout=output,
             stderr=output,
-            stdin=subprocess.DEVNULL,
             cwd=ROOT,
             env={**os.environ, **options.pop("env", {})},
-            **options,
+            **{"stdin": subprocess.DEVNULL, **options},
         )
     try:
         yield NodeProcess(process, log)

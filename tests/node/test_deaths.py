@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -11,23 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from supervisors import CallFailed, Client, Supervisor, child
+from supervisors import Supervisor, child
 from supervisors.rundir import unnamed
-from tests.anatomy import anatomy, is_gone, until
+from tests.anatomy import anatomy, answered, is_gone, until
 from tests.conftest import Running, processes_of, wait_for
 from tests.node.hosts import host_process
 from tests.servers import Probe
 
 TREE = Supervisor("app", (child(Probe, name="probe"),), max_restarts=100)
-
-
-async def answered(client: Client) -> int:
-    """The pid of the server, as soon as it answers again."""
-    while True:
-        try:
-            return int(await client.ref("probe").call("pid"))
-        except CallFailed:
-            await asyncio.sleep(0.005)
 
 
 def _port(pid: int) -> int:
