@@ -23,6 +23,15 @@ def blocks(page: str) -> list[str]:
     return BLOCK.findall((ROOT / page).read_text())
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    """A promise names the test that shows it; a test that was renamed takes its promise with it."""
+    for path, name in re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", page.read_text()):
+        source = ROOT / "tests" / path
+        assert source.exists(), path
+        assert not name or re.search(rf"^(?:async )?def {name}\(", source.read_text(), re.MULTILINE), f"{path}::{name}"
+
+
 def run(script: Path, cwd: Path) -> str:
     """What a script prints. Its output goes to a file: a child that held a pipe would hang this run."""
     output = cwd / "output.txt"
