@@ -26,6 +26,8 @@ def blocks(page: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
     """A promise names the test that shows it; a test that was renamed takes its promise with it."""
+    if page.name == "conformance.md":
+        return  # the tests that it names are Thespian's
     for path, name in re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", page.read_text()):
         source = ROOT / "tests" / path
         assert source.exists(), path
