@@ -3,7 +3,7 @@
 Used by the host (which chooses the path), by the node (which makes it, holds its lock and removes it) and by whoever
 attaches. The paths of Unix sockets are limited to 107 bytes, so everything in it has a short name.
 
-The lock says whether the node lives, and its file holds the node's run token. Whoever finds a directory whose lock
+The lock says whether the node lives, and its file holds the node's run token and control group. Whoever finds a directory whose lock
 nobody holds clears up after that node: what it left running is killed, what it left on the disk is removed.
 """
 
@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from supervisors.errors import NodeError
+from supervisors.process.cgroup import ControlGroup
 from supervisors.process.identity import kill_run
 
 __all__ = ["RunDirectory", "base_directory", "named", "sweep", "unnamed"]
@@ -29,7 +30,7 @@ _PREFIX = "dspex-"
 _LOCK = "lock"
 _NAME = re.compile(r"dspex-[0-9a-f]{8}(\.[0-9a-f]{8})?")
 _LONGEST = 100
-_LONGEST_TOKEN = 256
+_LONGEST_NOTE = 8192
 _UNFINISHED_SECONDS = 60.0
 _TAKE_TIMEOUT = 0.25
 """Seconds in which another node that clears up here must be done with it."""
@@ -70,10 +71,10 @@ class RunDirectory:
         self.path = path
         self._lock = -1
 
-    def take(self, token: str) -> None:
+    def take(self, token: str, cgroup: ControlGroup | None = None) -> None:
         """Make it, or take over one whose node has died. Raises `NodeError` when its node lives, OSError when it cannot be made.
 
-        Called once, by the node, in its only thread; `token` is the node's run token.
+        Called once, by the node, in its only thread; `token` is the node's run token, `cgroup` its control group.
         """
         sweep(self.path.parent, spare=self.path)
         deadline = time.monotonic() + _TAKE_TIMEOUT
@@ -83,7 +84,7 @@ class RunDirectory:
                 raise NodeError(problem)
             time.sleep(0.005)
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, token.encode(), 0)
+        os.pwrite(self._lock, os.fsencode(token if cgroup is None else f"{token}\n{cgroup.path}"), 0)
 
     def _take_over(self) -> bool:
         self._lock = _lock(self.path)
@@ -154,9 +155,11 @@ def _lock(directory: Path) -> int:
 
 def _kill_left(lock: int) -> None:
     """Kill what outlived the node whose lock this is: what its workers had started, when the node was killed itself."""
-    token = os.pread(lock, _LONGEST_TOKEN, 0).decode(errors="replace")
+    token, _, cgroup = os.fsdecode(os.pread(lock, _LONGEST_NOTE, 0)).partition("\n")
     if token:
         kill_run(token)
+    if cgroup:
+        ControlGroup(Path(cgroup)).remove()
 
 
 def sweep(base: Path, spare: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisors.errors import NodeError
+from supervisors.process.cgroup import ControlGroup
 from supervisors.spec import ChildSpec, Supervisor
 
 __all__ = ["BirthRecord", "Surroundings", "hand_over", "take"]
@@ -27,7 +28,9 @@ class Surroundings:
     allowed: frozenset[str]
     """the modules whose classes may become servers"""
     kept: frozenset[int]
-    """descriptors that every process keeps: standard streams and the shared counters"""
+    """descriptors that every process keeps: standard streams, the log and the shared counters"""
+    cgroup: ControlGroup | None = None
+    """what holds together the processes that servers start, where there can be one"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 from thespian.actors import Actor
@@ -28,7 +27,7 @@ from supervisors.process.identity import kill_group
 from supervisors.process.procfs import read_stat
 from supervisors.spec import ChildSpec, Supervisor
 
-__all__ = ["Offspring", "bear", "remove_dead_sockets"]
+__all__ = ["Offspring", "bear", "tidy"]
 
 _SOCKET = re.compile(r"[sd][0-9]+")  # of a server, of a supervisor: and its pid
 
@@ -68,6 +67,8 @@ class Offspring:
         os.close(self.pidfd)
         self.reports.close()
         self.left = kill_group(self.pid, self.surroundings.token)
+        if self.surroundings.cgroup is not None:
+            self.left += self.surroundings.cgroup.end(self.pid)
         for kind in ("s", "d"):
             with suppress(OSError):
                 os.unlink(self.surroundings.directory / f"{kind}{self.pid}")  # noqa: PTH108
@@ -111,8 +112,11 @@ def bear(  # noqa: PLR0913 - what makes a child
     return Offspring(spec.id, incarnation, address, process.pid, pidfd, ReportReader(ours), surroundings, process)
 
 
-def remove_dead_sockets(directory: Path) -> None:
-    """Remove the sockets of processes that are no more: those below a supervisor that was killed had nobody to do it."""
+def tidy(surroundings: Surroundings) -> None:
+    """Remove what stood for processes that are no more: those below a supervisor that was killed had nobody to do it."""
+    if surroundings.cgroup is not None:
+        surroundings.cgroup.tidy()
+    directory = surroundings.directory
     for entry in os.listdir(directory):  # noqa: PTH208
         if _SOCKET.fullmatch(entry):
             found = read_stat(int(entry[1:]))

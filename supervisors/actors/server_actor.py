@@ -50,7 +50,9 @@ class ServerActor(Actor):
         restore_fatal_signals()
         record = take()
         disarm()
-        os.setpgid(0, 0)  # what this server spawns is killed with it
+        os.setpgid(0, 0)  # what this server starts is killed with it
+        if record.surroundings.cgroup is not None:
+            record.surroundings.cgroup.join()
         sys.setswitchinterval(SWITCH_INTERVAL)
         logs.restore()
         self._life = _Life(record)

@@ -18,7 +18,7 @@ from thespian.actors import Actor, ActorExitRequest, ThespianWatch, WakeupMessag
 from supervisors.actors import logs
 from supervisors.actors.birth_record import BirthRecord, take
 from supervisors.actors.messages import Begin, StopActor
-from supervisors.actors.offspring import Offspring, bear, remove_dead_sockets
+from supervisors.actors.offspring import Offspring, bear, tidy
 from supervisors.actors.report import send_exit, send_report
 from supervisors.actors.server_actor import ServerActor
 from supervisors.actors.status import status_of
@@ -131,7 +131,7 @@ class _Life:
             self._find_stopped()
             if self._untidy:
                 self._untidy = False
-                remove_dead_sockets(self._record.surroundings.directory)
+                tidy(self._record.surroundings)
         next_deadline = now + _SOON if self._stillborn else self._machine.next_deadline()
         self._wake_later(TICK if next_deadline is None else min(TICK, max(_SOON, next_deadline - now)))
 
@@ -224,8 +224,8 @@ class _Life:
         if known.left:
             self._log.warning("killed %s, which %s had started", known.left, known.id)
         child = self._machine.children.get(known.id)
-        if child is not None and isinstance(child.spec, Supervisor):
-            self._untidy = True  # what was below it dies at this moment; its sockets are removed a little later
+        if known.left or (child is not None and isinstance(child.spec, Supervisor)):
+            self._untidy = True  # what was below it dies at this moment; what stood for that is removed a little later
         effects = self._machine.exited(known.id, known.incarnation, reason, time.monotonic())
         self._remember(known, reason if child is None or child.last_reason is None else child.last_reason)
         self._carry_out(effects)

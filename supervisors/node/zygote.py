@@ -28,6 +28,7 @@ from supervisors.node.boot import ROOT_ACTOR, BootFailed, Tree, boot
 from supervisors.node.config import NodeConfig
 from supervisors.node.lookout import Lookout
 from supervisors.process.birth import arm, assert_single_thread, become_subreaper, end_native_pools
+from supervisors.process.cgroup import ControlGroup
 from supervisors.process.counters import SharedCounters
 from supervisors.process.descendants import bury_orphans, kill_descendants
 from supervisors.process.identity import ProcessIdentity
@@ -74,6 +75,7 @@ class Zygote:
         self._begun = 0.0
         self._looked = 0.0
         self._stopped = StoppedLook()
+        self._cgroup: ControlGroup | None = None
         self._root = Supervisor(config.name, (child(Registry, id=REGISTRY, name=REGISTRY, shutdown=1.0), config.tree))
 
     def run(self) -> int:
@@ -95,6 +97,8 @@ class Zygote:
             status = 1
         finally:
             self._clear_away()
+            if self._cgroup is not None:
+                self._cgroup.remove()
             self._directory.remove()
         return status
 
@@ -102,14 +106,16 @@ class Zygote:
 
     def _prepare(self) -> None:
         output = logs.configure(self._config.log_level)
+        self._cgroup = ControlGroup.make(secrets.token_hex(4))
         self._surroundings = Surroundings(
             directory=self._directory.path,
             token=self._token,
             allowed=self._config.allowed | modules_of(self._config.tree) | {Registry.__module__},
             kept=frozenset({0, 1, 2, output, *self._counters.fds}),
+            cgroup=self._cgroup,
         )
         self._lookout = Lookout(self._config.owner)
-        self._directory.take(self._token)
+        self._directory.take(self._token, self._cgroup)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)  # nobody of the tree reads the terminal, which would stop it, nor the host's pipe
         os.close(nothing)
@@ -268,4 +274,6 @@ class Zygote:
         if self._tree is not None:
             self._tree.close()
             self._tree = None
+        if self._cgroup is not None:
+            self._cgroup.tidy()
         gc.collect()  # what that boot has left, pipes among it; nothing of what was frozen is touched

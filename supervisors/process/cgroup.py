@@ -10,6 +10,7 @@ or the root of a container's hierarchy. Elsewhere everything works without. Linu
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _PREFIX = "dspex-"
 _MARKS = ("user.delegate", "trusted.delegate")
 _MOUNT_ROOT, _MOUNT_POINT = 3, 4  # fields of `/proc/self/mountinfo`, see `man 5 proc`
 _TRIES = 3
+_REMOVE_TIMEOUT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,21 @@ class ControlGroup:
                         os.rmdir(entry.path)  # noqa: PTH106
 
     def remove(self) -> None:
-        """Kill whatever is left below it, and remove it as far as it is empty. Called when the node ends, or has ended."""
-        if self.path.name.startswith(_PREFIX):
-            with suppress(OSError):
-                _write(self.path / "cgroup.kill", b"1")
+        """Kill whatever is left in it, and remove it. Called when the node ends, by itself, or has ended, by the next one.
+
+        Waits at the most half a second for the killed to be gone.
+        """
+        if not self.path.name.startswith(_PREFIX):
+            return
+        with suppress(OSError):
+            _write(self.path / "cgroup.kill", b"1")
+        deadline = time.monotonic() + _REMOVE_TIMEOUT
+        while self.path.exists() and time.monotonic() < deadline:
             self.tidy()
             with suppress(OSError):
                 self.path.rmdir()
+                return
+            time.sleep(0.002)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -122,4 +132,4 @@ def _is_ours(group: Path) -> bool:
         with suppress(OSError):
             if os.getxattr(group, mark) == b"1":
                 return True
-    return os.path.ismount(group)  # noqa: PTH210 - the root of a hierarchy of our own
+    return os.path.ismount(group)  # the root of a hierarchy that nobody manages

@@ -56,7 +56,7 @@ async def kill_many_times(running: Running, times: int) -> Outcome:
 
 
 async def _at_rest(pid: int) -> int:
-    """The most descriptors it has during a tick: while it waits, Thespian has an epoll open, which it makes anew for each wait."""
+    """The most descriptors it has during a tick: while it waits, Thespian has an epoll open, made anew for each wait."""
     most, end = 0, time.monotonic() + 0.3
     while time.monotonic() < end:
         most = max(most, len(descriptors_of(pid)))
