@@ -3,8 +3,8 @@
 Used by the host (which chooses the path), by the node (which makes it, holds its lock and removes it) and by whoever
 attaches. The paths of Unix sockets are limited to 107 bytes, so everything in it has a short name.
 
-The lock says whether the node lives, and its file holds the node's run token and control group. Whoever finds a directory whose lock
-nobody holds clears up after that node: what it left running is killed, what it left on the disk is removed.
+The lock says whether the node lives, and its file holds the node's run token and control group. Whoever finds a directory
+whose lock nobody holds clears up after that node: what it left running is killed, what it left on the disk is removed.
 """
 
 from __future__ import annotations
