@@ -109,11 +109,15 @@ class Embedded:
             raise
         finally:
             os.close(theirs)
+        ended = asyncio.create_task(_until_ended(self._process.pid))  # also kills one that is stopped while it boots
         try:
             reason = await self._first_word(self._process, ours)
         except BaseException:
             await self._end(0.0)
             raise
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
         if reason is not None:
             await self._end(_LAST_WORD)
             raise StartFailed(f"node {self._options.name!r}", reason)
@@ -196,16 +200,22 @@ class Embedded:
         if self._ending:
             self._problem = "the node was told to stop"
             return
-        if not within_intensity(self._boots, MOST_NODES):
-            self._problem = f"the node ended {len(self._boots)} times in {NODE_WINDOW:g} s (last: {ended})"
-            log.error("%s; giving up", self._problem)
-            return
-        log.warning("the node %s; booting it again", ended)
-        try:
-            await self._boot()
-        except (StartFailed, OSError) as error:
-            self._problem = f"the node could not be booted again: {error}"
-            log.error("%s", self._problem)  # noqa: TRY400 - one sentence
+        while True:
+            recent = record_restart(self._boots, time.monotonic(), NODE_WINDOW)[:-1]
+            if not within_intensity(recent, MOST_NODES):
+                self._problem = f"the node ended {len(recent)} times in {NODE_WINDOW:g} s (last: {ended})"
+                log.error("%s; giving up", self._problem)
+                return
+            log.warning("the node %s; booting it again", ended)
+            try:
+                await self._boot()
+                return
+            except (StartFailed, OSError) as error:
+                if not isinstance(error, StartFailed) or not isinstance(error.reason, Lost):
+                    self._problem = f"the node could not be booted again: {error}"
+                    log.error("%s", self._problem)  # noqa: TRY400 - one sentence
+                    return
+                ended = f"did not come up again: {error.reason}"  # something has killed it on the way
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

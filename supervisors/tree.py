@@ -35,6 +35,8 @@ class Branch:
     name: str | None = None
     problem: str = ""
     children: tuple[Branch, ...] = field(default=())
+    counters: dict[str, int] = field(default_factory=dict)
+    """of the whole node, on the supervisor that was asked: what its control plane has refused, and why; how often it booted"""
 
     @property
     def id(self) -> str:
@@ -103,6 +105,7 @@ async def _branch(exchange: Exchange, report: StatusReport, info: ChildInfo | No
         reason=str(info.last_reason or "") if info else "",
         uptime=report.uptime,
         children=tuple(children),
+        counters=dict(report.counters),
     )
 
 

@@ -51,12 +51,13 @@ class ServerActor(Actor):
         record = take()
         disarm()
         os.setpgid(0, 0)  # what this server starts is killed with it
-        if record.surroundings.cgroup is not None:
-            record.surroundings.cgroup.join()
         sys.setswitchinterval(SWITCH_INTERVAL)
         logs.restore()
         self._life = _Life(record)
         self._life.start()
+        if record.surroundings.cgroup is not None:
+            # The kernel takes some milliseconds for it; meanwhile the side thread runs `init`, and the process group has to do.
+            record.surroundings.cgroup.join()
 
     def receiveMessage(self, message: Any, sender: Any) -> None:  # noqa: N802, ARG002 - Thespian's name and signature
         """Called in the first thread. Never raises: Thespian would run it a second time."""

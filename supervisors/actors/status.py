@@ -9,7 +9,9 @@ from supervisors.wire.vocabulary import ChildInfo, StatusReport
 __all__ = ["status_of"]
 
 
-def status_of(machine: Machine, place: str, pid: int, born: float, now: float) -> StatusReport:
+def status_of(  # noqa: PLR0913, PLR0917 - what a report says
+    machine: Machine, place: str, pid: int, born: float, now: float, counters: dict[str, int]
+) -> StatusReport:
     """The report on a supervisor at the time `now`, seconds of the same clock as `born`."""
     spec = machine.spec
     return StatusReport(
@@ -35,4 +37,5 @@ def status_of(machine: Machine, place: str, pid: int, born: float, now: float) -
             )
             for child in machine.children.values()
         ],
+        counters=counters,
     )

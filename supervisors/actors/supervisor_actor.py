@@ -29,6 +29,7 @@ from supervisors.machine import AskStop, Effect, End, Fork, Kill, Log, Machine, 
 from supervisors.process.birth import restore_fatal_signals
 from supervisors.process.stopped import StoppedLook
 from supervisors.spec import ChildSpec, Supervisor
+from supervisors.wire.control_plane import installed
 from supervisors.wire.doorway import Door, Visitor
 from supervisors.wire.vocabulary import AwaitDown, GetStatistics, StopTree, WhichChildren
 
@@ -278,7 +279,9 @@ class _Life:
         """Called by the door for each call. Raises `Refused` for what makes no sense here; it is the caller's error."""
         match message:
             case WhichChildren() | GetStatistics():
-                status = status_of(self._machine, self._record.place, os.getpid(), self._born, time.monotonic())
+                status = status_of(
+                    self._machine, self._record.place, os.getpid(), self._born, time.monotonic(), _node_counters()
+                )
                 visitor.reply(id_, status)
             case AwaitDown(str(child), int(incarnation)):
                 self._await_down(visitor, id_, (child, incarnation))
@@ -287,7 +290,7 @@ class _Life:
                 self._asked = True
                 self.stop(Shutdown("asked to"))
             case _:
-                problem = f"a supervisor does not handle {message!r:.200}"
+                problem = f"a supervisor does not handle a {type(message).__name__}"
                 raise Refused(problem, "unhandled")
 
     def _await_down(self, visitor: Visitor, id_: int, key: tuple[str, int]) -> None:
@@ -301,3 +304,9 @@ class _Life:
         # Those who have gone are forgotten here, so that a long life gathers no long list.
         waiting = [each for each in self._waiting.get(key, ()) if not each[0].gone]
         self._waiting[key] = [*waiting, (visitor, id_)]
+
+
+def _node_counters() -> dict[str, int]:
+    """What all processes of the node have counted together: what the control plane refused, and why; boots."""
+    counters = installed().counters
+    return {} if counters is None else dict(counters.snapshot())

@@ -20,9 +20,9 @@ from supervisors.actors.birth_record import BirthRecord, Surroundings, hand_over
 from supervisors.actors.messages import Begin
 from supervisors.actors.report import ReportReader, open_reports
 from supervisors.actors.supervisor_actor import SupervisorActor
-from supervisors.errors import NodeError
+from supervisors.errors import ForkRefused, NodeError
 from supervisors.process.birth import assert_single_thread, closing_in_child, open_descriptors
-from supervisors.process.procfs import read_stat
+from supervisors.process.procfs import read_stat, thread_count
 from supervisors.spec import Supervisor
 from supervisors.wire.system_base import AdminStartError, ControlPlane, admin_pid, start
 
@@ -71,8 +71,8 @@ def boot(
 
     The root's birth record goes through both forks in memory. `meanwhile` is called several times a second with the
     admin's pid (0 before its fork) and may raise. Raises `BootFailed` when the admin dies or does not answer within
-    `timeout` seconds, `ForkRefused` when this process has a second thread; whatever was forked is then for the caller to
-    clear away.
+    `timeout` seconds, `ForkRefused` when this process or the admin has a second thread; whatever was forked is then for
+    the caller to clear away.
     """
     assert_single_thread()
     deadline = time.monotonic() + timeout
@@ -85,6 +85,11 @@ def boot(
         stat = read_stat(admin) if admin else None
         if admin and (stat is None or stat.dead):
             raise BootFailed("Thespian's admin died while it started the tree")
+        if admin and thread_count(admin) > 1:
+            raise ForkRefused(
+                f"Thespian's admin {admin} has more than one thread, so it may not fork; a module that this node imports "
+                "starts a thread in every forked process (os.register_at_fork): have it do so in a server"
+            )
         meanwhile(admin)
 
     try:

@@ -53,14 +53,16 @@ class _Fork:
     registered = False
     armed = False
     parent = 0
+    threads = 1
     closing: frozenset[int] = frozenset()
 
 
 def arm() -> None:
     """From now on a child forked by this process, or by a forked child of it, dies when its parent dies.
 
-    Its garbage collector is on, whatever the parent's was, and leaves alone what the parent had made: among that may be
-    garbage that holds a descriptor by its number, which in the child may by then be somebody else's.
+    A child of a process with more than one thread ends at once. Else its garbage collector is on, whatever the parent's
+    was, and leaves alone what the parent had made: among that may be garbage that holds a descriptor by its number, which
+    in the child may by then be somebody else's.
 
     Called once by the node, before its first fork, in its only thread. PR_SET_PDEATHSIG follows the *thread* that forked;
     processes that fork have one thread, so it follows the process. A server calls `disarm`: what its threads fork is its
@@ -79,6 +81,8 @@ def disarm() -> None:
 
 def _before_fork() -> None:
     _Fork.parent = os.getpid()
+    if _Fork.armed:
+        _Fork.threads = thread_count()
 
 
 def _after_in_child() -> None:
@@ -88,6 +92,10 @@ def _after_in_child() -> None:
             os._exit(0)
         gc.freeze()
         gc.enable()
+        if _Fork.threads != 1:
+            # Whoever forked did not ask first: Thespian's admin, which was given a thread by some module's fork handler.
+            os.write(2, b"forked by a process with more than one thread, so this child could hang for ever; it ends\n")
+            os._exit(1)
     # Raw, by number, and before anything is opened here: the objects that stand for them are the parent's business.
     for number in _Fork.closing:
         with suppress(OSError):
@@ -130,11 +138,13 @@ def end_native_pools() -> None:
     """
     if thread_count() == 1 or threading.active_count() != 1:
         return
+    armed, _Fork.armed = _Fork.armed, False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of the very thing that is cured here
         pid = os.fork()
     if pid == 0:
         os._exit(0)
+    _Fork.armed = armed
     descriptor = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)

@@ -87,9 +87,15 @@ def run_token(pid: int) -> str | None:
     return None
 
 
-def thread_count() -> int:
-    """How many threads this process has, as the kernel counts them (native threads too)."""
-    return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a str list is all that is needed
+def thread_count(pid: int | None = None) -> int:
+    """How many threads a process has, this one unless told otherwise, as the kernel counts them (native threads too).
+
+    0 for one that is gone.
+    """
+    try:
+        return len(os.listdir(f"/proc/{'self' if pid is None else pid}/task"))  # noqa: PTH208 - a str list is all that is needed
+    except OSError:
+        return 0
 
 
 def thread_names() -> list[str]:

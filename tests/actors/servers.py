@@ -16,6 +16,7 @@ from typing import Any
 
 from supervisors import Server
 from supervisors.actors import birth_record
+from supervisors.process.cgroup import ControlGroup
 from supervisors.process.procfs import thread_names
 from supervisors.spec import ChildSpec
 from tests.servers import Probe
@@ -200,5 +201,7 @@ os.register_at_fork(after_in_child=_in_child)
 if "pytest" not in sys.modules:
     if _flag := os.environ.get("TEST_HOLD_FORKS"):
         hold_forks(Path(_flag))
+    if os.environ.get("TEST_NO_CGROUP"):
+        ControlGroup.make = classmethod(lambda *_: None)  # type: ignore[assignment, method-assign]
     if _journal := os.environ.get("TEST_THESPIAN_HOLDS"):
         tell_what_thespian_holds(Path(_journal))

@@ -37,7 +37,10 @@ async def _bombard(running: Running, runtime: Path, tmp_path: Path, rounds: int)
                     *(throw(address, data) for data in [*crafted(str(marker)), *(next(stream) for _ in range(10))])
                 )
             assert await probe.call(("echo", "still here")) == "still here"
-        assert {each.place: each.pid for each in (await client.tree()).walk()} == before
+        tree = await client.tree()
+        assert {each.place: each.pid for each in tree.walk()} == before
+        assert tree.counters["magic"] > 0, "pickles on the control plane's ports are counted"
+        assert (await probe.statistics()).links.garbled > 0
         assert not marker.exists()
         grown = sum(psutil.Process(pid).memory_info().rss for pid in pids) - memory
         assert grown < 64 << 20, f"{grown >> 20} MB more"

@@ -1,12 +1,14 @@
-"""Preloaded by a node, this makes a process of its tree die or stop right after its fork, once or always.
+"""Preloaded by a node, this makes a process of its tree have an accident right after its fork, once or always.
 
-TEST_ACCIDENT is the path of a file that holds `WHO ACTION TIMES`: admin, logger or root; KILL or STOP; how often yet.
+TEST_ACCIDENT is the path of a file that holds `WHO ACTION TIMES`: admin, logger or root; KILL, STOP or THREAD (it gets
+one); how often yet.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 __all__: list[str] = []
@@ -35,7 +37,10 @@ def _in_child() -> None:
     who, action, times = path.read_text().split()
     if who == _PLACES.get((_Place.depth, index)) and int(times) > 0:
         path.write_text(f"{who} {action} {int(times) - 1}")
-        os.kill(os.getpid(), signal.Signals[f"SIG{action}"])
+        if action == "THREAD":
+            threading.Thread(target=threading.Event().wait, name="the culprit", daemon=True).start()
+        else:
+            os.kill(os.getpid(), signal.Signals[f"SIG{action}"])
 
 
 os.register_at_fork(before=_before, after_in_child=_in_child)

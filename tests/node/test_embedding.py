@@ -43,6 +43,18 @@ async def test_a_thread_started_by_an_import_reaches_the_caller(running: Running
     assert "\n" not in str(caught.value)
 
 
+async def test_a_thread_in_the_admin_reaches_the_caller(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that starts a thread after every fork gives Thespian's admin one, which forks the root: no boot, and why."""
+    accident = tmp_path / "accident"
+    accident.write_text("admin THREAD 100")
+    monkeypatch.setenv("TEST_ACCIDENT", str(accident))
+    with pytest.raises(StartFailed, match=r"admin \d+ has more than one thread, so it may not fork; a module"):
+        async with running(TREE, preload=("tests.node.accidents",)):
+            pass
+
+
 async def test_a_module_that_does_not_import_reaches_the_caller(running: Running) -> None:
     """So does what an import raises."""
     with pytest.raises(StartFailed, match=r"tests\.node\.broken does not import: RuntimeError: broken on purpose"):

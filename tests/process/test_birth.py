@@ -35,6 +35,22 @@ def test_a_process_with_a_second_thread_may_not_fork() -> None:
     assert "(MainThread, the culprit)" in lines[0]
 
 
+def test_a_child_of_a_process_with_a_second_thread_ends() -> None:
+    """Whoever forks without asking first gets no child that could hang: it ends in its first moment, and says why."""
+    lines = run_script("""
+        import os, threading, warnings
+        from supervisors.process.birth import arm
+        arm()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        warnings.simplefilter("ignore")  # newer Pythons warn of it
+        os.dup2(1, 2)
+        if os.fork() == 0:
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+    """)
+    assert lines == ["forked by a process with more than one thread, so this child could hang for ever; it ends", "1"]
+
+
 def test_a_native_thread_counts_too() -> None:
     """A thread that Python knows nothing of refuses the fork as well, under the name that the kernel has for it."""
     lines = run_script(f"""
