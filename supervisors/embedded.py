@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from supervisors.errors import NodeError, StartFailed
 from supervisors.exits import ExitReason, Lost
@@ -232,6 +232,8 @@ class Embedded:
             # Also when this is cancelled: what is left of the node does not outlive the client.
             process.kill()
             process.wait()
+            with suppress(OSError):
+                cast("IO[bytes]", process.stdin).close()  # a boot that was cancelled may not have come to feeding it
             self._process = None
             RunDirectory(self._directory).remove()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from supervisors import StartFailed, Supervisor, child
-from tests.anatomy import answered
+from tests.anatomy import answered, until
 from tests.conftest import Running, processes_of
 from tests.servers import Counter, Probe
 
@@ -29,9 +29,7 @@ BOUND = 12.0
 
 async def _strike(runtime: Path, chance: random.Random) -> None:
     """Two accidents to anybody, at random moments of the tenth of a second after the node's first fork."""
-    until = time.monotonic() + 2.0
-    while len(processes_of(runtime)) < 2 and time.monotonic() < until:
-        await asyncio.sleep(0)
+    await until(lambda: len(processes_of(runtime)) > 1, 2.0)
     for _ in range(2):
         await asyncio.sleep(chance.uniform(0.0, 0.1))
         pids = processes_of(runtime)
