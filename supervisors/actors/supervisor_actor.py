@@ -279,9 +279,7 @@ class _Life:
         """Called by the door for each call. Raises `Refused` for what makes no sense here; it is the caller's error."""
         match message:
             case WhichChildren() | GetStatistics():
-                status = status_of(
-                    self._machine, self._record.place, os.getpid(), self._born, time.monotonic(), _node_counters()
-                )
+                status = status_of(self._machine, self._record.place, os.getpid(), self._born, time.monotonic(), _node_counters())
                 visitor.reply(id_, status)
             case AwaitDown(str(child), int(incarnation)):
                 self._await_down(visitor, id_, (child, incarnation))
