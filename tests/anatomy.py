@@ -48,8 +48,15 @@ async def anatomy(client: Client) -> Anatomy:
     root = read_stat(tree.pid)
     assert root is not None
     admin = root.parent  # the node may have adopted somebody besides
-    [logger] = [pid for pid in children_of(admin) if pid != tree.pid]
+    # A logger that has just died is a zombie until the admin comes to it, and then there is none for a moment.
+    assert await until(lambda: len(_living_children(admin)) == 2, 2.0)
+    [logger] = _living_children(admin) - {tree.pid}
     return Anatomy(client.node_pid, admin, logger, tree.pid, tree)
+
+
+def _living_children(pid: int) -> set[int]:
+    stats = [read_stat(each) for each in children_of(pid)]
+    return {stat.pid for stat in stats if stat is not None and not stat.dead}
 
 
 async def answered(client: Client, name: str = "probe") -> int:
