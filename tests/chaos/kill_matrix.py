@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 
 from supervisors import CallFailed, Client, Supervisor, child
-from supervisors.process.procfs import children_of, read_stat
+from supervisors.process.procfs import read_stat
+from tests.anatomy import anatomy
 from tests.chaos.load import Load
 from tests.servers import Probe
 
@@ -33,27 +34,18 @@ class Outcome:
 
 
 async def _pid(client: Client, target: str) -> int:
-    assert client.node_pid is not None
-    if target == "node":
-        return client.node_pid
-    [admin] = children_of(client.node_pid)
-    tree = await client.tree()
+    who = await anatomy(client)
     match target:
-        case "admin":
-            return admin
-        case "logger":
-            [logger] = [pid for pid in children_of(admin) if pid != tree.pid]
-            return logger
-        case "root":
-            return tree.pid
+        case "node" | "admin" | "logger" | "root":
+            return int(getattr(who, target))
         case "registry":
-            return tree.find("local/registry").pid
+            return who.pid("registry")
         case "supervisor":
-            return tree.find("local/app").pid
+            return who.pid("app")
         case "inner supervisor":
-            return tree.find("local/app/inner").pid
+            return who.pid("app/inner")
         case _:
-            return tree.find("local/app/inner/probe").pid
+            return who.pid("app/inner/probe")
 
 
 async def strike(client: Client, load: Load, target: str, number: signal.Signals, bound: float) -> Outcome:
@@ -63,7 +55,7 @@ async def strike(client: Client, load: Load, target: str, number: signal.Signals
     os.kill(pid, number)
     while time.monotonic() - start < bound + 5.0:
         stat = read_stat(pid)
-        if (stat is None or stat.dead) and await _whole(client, target):
+        if (stat is None or stat.dead) and await _whole(client):
             break
         await asyncio.sleep(0.01)
     whole = time.monotonic() - start
@@ -71,14 +63,11 @@ async def strike(client: Client, load: Load, target: str, number: signal.Signals
     return Outcome(whole, time.monotonic() - start)
 
 
-async def _whole(client: Client, target: str) -> bool:
+async def _whole(client: Client) -> bool:
     """Whether every process of the tree is there and runs."""
     try:
-        tree = await client.tree(timeout=0.5)
-    except CallFailed:
+        who = await anatomy(client)
+    except (CallFailed, AssertionError, ValueError):
         return False
-    if target == "logger":
-        assert client.node_pid is not None
-        [admin] = children_of(client.node_pid)
-        return len(children_of(admin)) == 2
-    return len(list(tree.walk())) == 6 and all(each.state == "running" and not each.problem for each in tree.walk())
+    branches = list(who.tree.walk())
+    return len(branches) == 6 and all(each.state == "running" and not each.problem for each in branches)
