@@ -224,11 +224,10 @@ class Machine:
             match child.state:
                 case State.STOPPING:
                     return []
-                case State.STARTING:
-                    return self._kill(child, Shutdown("its supervisor stopped while it started"))
-                case State.RUNNING if child.spec.shutdown == BRUTAL_KILL:
+                case State.STARTING | State.RUNNING if child.spec.shutdown == BRUTAL_KILL:
                     return self._kill(child, Killed(_SIGKILL, "brutal_kill"))
-                case State.RUNNING:
+                case State.STARTING | State.RUNNING:
+                    # One that starts is asked, too: it may have a name and answer already. Its start deadline holds on.
                     child.state = State.STOPPING
                     if child.spec.shutdown != INFINITY:
                         child.deadline = now + float(child.spec.shutdown)
