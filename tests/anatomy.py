@@ -16,7 +16,7 @@ from supervisors import CallFailed, Client
 from supervisors.process.procfs import children_of, read_stat
 from supervisors.tree import Branch
 
-__all__ = ["Anatomy", "anatomy", "answered", "descriptors_of", "is_gone", "run_script", "until"]
+__all__ = ["Anatomy", "anatomy", "answered", "descriptors_of", "is_gone", "living_children", "run_script", "until"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,12 +49,13 @@ async def anatomy(client: Client) -> Anatomy:
     assert root is not None
     admin = root.parent  # the node may have adopted somebody besides
     # A logger that has just died is a zombie until the admin comes to it, and then there is none for a moment.
-    assert await until(lambda: len(_living_children(admin)) == 2, 2.0)
-    [logger] = _living_children(admin) - {tree.pid}
+    assert await until(lambda: len(living_children(admin)) == 2, 2.0)
+    [logger] = living_children(admin) - {tree.pid}
     return Anatomy(client.node_pid, admin, logger, tree.pid, tree)
 
 
-def _living_children(pid: int) -> set[int]:
+def living_children(pid: int) -> set[int]:
+    """The children of a process that are not dead."""
     stats = [read_stat(each) for each in children_of(pid)]
     return {stat.pid for stat in stats if stat is not None and not stat.dead}
 

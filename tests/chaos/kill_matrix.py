@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from supervisors import CallFailed, Client, Supervisor, child
 from supervisors.process.procfs import read_stat
-from tests.anatomy import anatomy
+from tests.anatomy import anatomy, living_children
 from tests.chaos.load import Load
 from tests.servers import Probe
 
@@ -64,10 +64,16 @@ async def strike(client: Client, load: Load, target: str, number: signal.Signals
 
 
 async def _whole(client: Client) -> bool:
-    """Whether every process of the tree is there and runs."""
+    """Whether every process of the tree is there and runs, admin and logger too. Does not wait for what is not."""
     try:
-        who = await anatomy(client)
-    except (CallFailed, AssertionError, ValueError):
+        tree = await client.tree(timeout=0.5)
+    except CallFailed:
         return False
-    branches = list(who.tree.walk())
-    return len(branches) == 6 and all(each.state == "running" and not each.problem for each in branches)
+    root = read_stat(tree.pid)
+    branches = list(tree.walk())
+    return (
+        root is not None
+        and len(living_children(root.parent)) == 2
+        and len(branches) == 6
+        and all(each.state == "running" and not each.problem for each in branches)
+    )
